@@ -1,0 +1,23 @@
+#pragma once
+#include <cstdint>
+
+#include "engine/numeric.hpp"
+
+namespace engine {
+
+struct attention_shape {
+  int heads = 0, kv_heads = 0, head_dim = 0;
+};
+
+/// Causal attention of a run of new tokens over all tokens so far, themselves included.
+///
+///     out[t][h] = sum over j <= first + t of softmax_j(q[t][h] . keys[j][g] / sqrt(head_dim)) values[j][g],   g = h / (heads / kv_heads)
+///
+/// Blocks of queries (all heads of one kv head together) walk over blocks of keys with an online softmax: memory does not grow with the tokens.
+///
+/// Shapes     q, out [rows, heads, head_dim] | keys, values [first + rows, kv_heads, head_dim]
+/// Requires   heads % kv_heads == 0
+void causal_attention(attention_shape shape, float const* q, std::int64_t rows, std::int64_t first, float const* keys, float const* values, float* out,
+                      workers& on);
+
+}  // namespace engine

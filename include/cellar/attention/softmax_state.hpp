@@ -1,0 +1,38 @@
+#pragma once
+#include "cellar/core/math.hpp"
+
+namespace cellar::attention {
+
+/// Softmax-weighted values over some of the keys: with l = sum of exp(logit - m), o = sum of exp(logit - m) * value.
+///
+/// A monoid: `merge` is associative and commutative up to rounding, the empty state {-inf, 0, 0} is its identity, and merging two empty
+/// states is empty (no NaN). Parts computed anywhere add up to the whole: split-KV, overlap, context parallelism.
+///
+/// Source  Milakov and Gimelshein, arXiv:1805.02867; the name and use of merging as in FlashInfer, arXiv:2501.01005
+struct softmax_state {
+  float m = -infinity;  ///< Largest logit.
+  float l = 0;          ///< Sum of weights.
+};
+
+/// Makes `state`, `o` ready for a part whose largest logit is `top`. Returns the new reference, the larger of both.
+CELLAR_HD inline float raise_reference(softmax_state& state, float top, float* o, int channels) {
+  if (top > state.m) {
+    float const shrink = exponential(state.m - top);  // 0 for an empty state
+    state.l *= shrink;
+    for (int c = 0; c < channels; ++c) o[c] *= shrink;
+    state.m = top;
+  }
+  return state.m;
+}
+
+/// (state, o) becomes the whole of itself and (other, p).
+///
+/// Shapes  o, p [channels]
+CELLAR_HD inline void merge(softmax_state& state, float* o, softmax_state other, float const* p, int channels) {
+  if (other.l == 0) return;
+  float const weight = exponential(other.m - raise_reference(state, other.m, o, channels));
+  state.l += weight * other.l;
+  for (int c = 0; c < channels; ++c) o[c] += weight * p[c];
+}
+
+}  // namespace cellar::attention

@@ -1,0 +1,394 @@
+#pragma once
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cellar/core/statistics.hpp"
+#include "cellar/operation/workspace.hpp"
+
+namespace cellar::host {
+class executor;
+}
+
+namespace cellar {
+
+/// Exact keys and values of a prompt while it is being filled, in memory of the caller's: [layers, capacity, kv_heads, head_dim], packed.
+/// The engine's own dense prefill attends to them. The first `filled` tokens are already there.
+template <storage_scalar T>
+struct prompt_staging {
+  T* keys = nullptr;
+  T* values = nullptr;
+  i64 capacity = 0;
+  i64 filled = 0;
+};
+
+/// One sequence of a batch.
+struct batch_entry {
+  sequence_id sequence;
+  i64 new_tokens = 1;
+};
+
+/// Bytes of one sequence in one layer, counted from what is stored.
+struct memory_usage {
+  i64 summary = 0;      ///< Near: tiles and learnt state.
+  i64 always_near = 0;  ///< Near: sinks and window.
+  i64 generated = 0;    ///< Near: tokens after the prompt.
+  i64 pool = 0;         ///< Near slot pool; none where the tier is read in place.
+  i64 far = 0;          ///< Planes of sealed blocks.
+};
+
+/// Keys and values of many sequences in all layers, offloaded by Scheme, executed by Executor.
+///
+///     prompt   begin_prompt, append_chunk per layer (in any chunks), finish_prompt
+///     decode   plan once a step, then append and attend per layer
+///
+/// Owns far memory (the scheme's tier), summaries, near memory and block tables; all of it is allocated here, decode allocates nothing.
+/// Not thread-safe: one call at a time. Errors leave the cache as it was.
+///
+/// Requires  shape.rotary where a policy of the scheme turns keys
+/// Errors    precondition_error, naming the mismatch; std::bad_alloc at construction
+template <offloading_scheme Scheme, class Executor = host::executor>
+class cache {
+ public:
+  using map_type = memory_map<Scheme>;
+
+  cache(Executor const& on, model_shape const& shape, cellar::limits const& limits, cellar::budget const& budget = Scheme::published)
+      : limits_(checked(shape, limits, budget)),
+        budget_(budget),
+        map_{shape, budget.sinks, tail_rows(limits_, budget)},
+        pages_(limits_.far_tokens > 0 ? ceil_div(limits_.far_tokens, map_type::page_tokens) : limits_.sequences * pages_per_sequence()),
+        layout_{map_.geometry(), pages_ * map_type::page_blocks},
+        tier_(shape.layers, layout_.bytes()),
+        sizes_{shape.group() * limits_.step_tokens, ceil_div(limits_.tokens, Scheme::block_tokens), max_selected()},
+        summaries_(std::size_t(shape.layers * pages_ * map_.summary_page())),
+        near_(std::size_t(shape.layers * limits_.sequences * map_.near_sequence())),
+        state_(std::size_t(shape.layers * limits_.sequences * map_.state_sequence()) + 16),
+        page_table_(std::size_t(limits_.sequences * pages_per_sequence())),
+        sequences_(std::size_t(limits_.sequences)),
+        ids_(std::size_t(limits_.step_sequences * shape.kv_heads * sizes_.selected)),
+        counts_(std::size_t(limits_.step_sequences * shape.kv_heads)),
+        workspace_(std::size_t(on.workers() * std::max<i64>(sizes_.worker_bytes(), operation::append_workspace_bytes<Scheme>())) + 64),
+        worker_statistics_(std::size_t(on.workers())) {
+    steps_.reserve(std::size_t(limits_.step_sequences));
+    planned_.reserve(std::size_t(limits_.step_sequences));
+    for (i64 p = pages_; p-- > 0;) free_pages_.push_back(page_id(p));
+  }
+
+  // Prompts.
+
+  /// Takes a sequence for a prompt whose exact keys and values the caller holds in `staging` until finish_prompt or free.
+  template <storage_scalar T>
+  sequence_id begin_prompt(prompt_staging<T> staging) {
+    expects(staging.keys && staging.values, "begin_prompt: staging needs memory for keys and values");
+    expects(staging.filled >= 0 && staging.filled <= staging.capacity, "begin_prompt: staging holds more tokens than its capacity");
+    expects(staging.filled <= limits_.tokens, "begin_prompt: the prompt is longer than limits.tokens");
+    for (int layer = 0; layer < map_.shape.layers; ++layer)
+      for (heads_view<T const> const view : staged(staging, layer, staging.filled))
+        check_finite(view, "begin_prompt: a staged key or value is NaN or infinite");
+    auto const slot = std::find_if(sequences_.begin(), sequences_.end(), [](sequence const& s) { return s.phase == phase::free; });
+    expects(slot != sequences_.end(), "begin_prompt: capacity exceeded: all of limits.sequences are in use; free one first");
+    slot->phase = phase::prompt;
+    slot->staging = {staging.keys, staging.values, staging.capacity, type_of<T>};
+    slot->filled.assign(std::size_t(map_.shape.layers), staging.filled);
+    return sequence_id(slot - sequences_.begin());
+  }
+
+  /// Copies the next tokens of a prompt into its staging, one layer.
+  ///
+  /// Shapes  k, v [tokens, kv_heads, head_dim]
+  template <storage_scalar T>
+  void append_chunk(sequence_id id, int layer, heads_view<T const> k, heads_view<T const> v) {
+    sequence& s = at(id, phase::prompt, "append_chunk: the sequence is not filling a prompt");
+    check_layer(layer);
+    check_rows(k, map_.shape.kv_heads, k.tokens, "append_chunk: keys must be [tokens, kv_heads, head_dim]");
+    check_rows(v, map_.shape.kv_heads, k.tokens, "append_chunk: values must be [tokens, kv_heads, head_dim], as many tokens as keys");
+    expects(s.staging.type == type_of<T>, "append_chunk: keys and values must have the type of the staging memory");
+    i64& filled = s.filled[std::size_t(layer)];
+    expects(filled + k.tokens <= s.staging.capacity, "append_chunk: capacity exceeded: the staging memory is full");
+    expects(filled + k.tokens <= limits_.tokens, "append_chunk: capacity exceeded: the prompt is longer than limits.tokens");
+    check_finite(k, "append_chunk: a key is NaN or infinite");
+    check_finite(v, "append_chunk: a value is NaN or infinite");
+    auto const to = staged(staging_of<T>(s), layer, filled + k.tokens);
+    for (i64 i = 0; i < k.tokens; ++i)
+      for (int h = 0; h < map_.shape.kv_heads; ++h)
+        for (int c = 0; c < Scheme::head_dim; ++c) {
+          to[0].row(filled + i, h)[c] = k.row(i, h)[c];
+          to[1].row(filled + i, h)[c] = v.row(i, h)[c];
+        }
+    filled += k.tokens;
+  }
+
+  /// Trains what learns, seals all blocks but the window, keeps sinks and window near. The staging memory is the caller's again.
+  ///
+  /// Effects  allocates scratch for one head's rows a worker; returns when done (host)
+  void finish_prompt(Executor const& on, sequence_id id) {
+    sequence& s = at(id, phase::prompt, "finish_prompt: the sequence is not filling a prompt");
+    i64 const tokens = s.filled[0];
+    expects(tokens > 0, "finish_prompt: the prompt has no tokens");
+    expects(std::all_of(s.filled.begin(), s.filled.end(), [&](i64 n) { return n == tokens; }), "finish_prompt: layers hold different numbers of tokens");
+    expects(on.workers() <= int(worker_statistics_.size()), "finish_prompt: the executor has more workers than the one the cache was made for");
+    i64 const sealed = sealed_blocks(tokens);
+    i64 const needed = ceil_div(sealed, map_type::page_blocks);
+    expects(needed <= i64(free_pages_.size()), "finish_prompt: capacity exceeded: far memory (limits.far_tokens) is full; free a sequence first");
+    std::vector<float> scratch(std::size_t(on.workers() * 2 * tokens * Scheme::head_dim));
+
+    s.pages = 0;
+    take_pages(s, number(id), needed);
+    s.prompt_tokens = s.length = tokens;
+    s.sealed = sealed;
+    s.selected_blocks = budget_blocks(tokens);
+    for (int layer = 0; layer < map_.shape.layers; ++layer) {
+      sequence_step const step{.slot = number(id), .pages = pages(number(id)), .sealed = sealed, .length = tokens};
+      auto const seal = [&]<class T>(T) {
+        auto const rows = staged(staging_of<T>(s), layer, tokens);
+        seal_prompt<Scheme, T>(on, map_, memory(layer), step, rows[0], rows[1], row_view<float>{scratch.data(), i64(scratch.size())});
+      };
+      if (s.staging.type == scalar_type::f32) seal(float{});
+      if (s.staging.type == scalar_type::f16) seal(f16{});
+      if (s.staging.type == scalar_type::bf16) seal(bf16{});
+    }
+    s.phase = phase::decode;
+    s.staging = {};
+  }
+
+  // Decoding.
+
+  /// Prepares a step: checks capacities, takes pages, fixes lengths. Host bookkeeping only.
+  ///
+  /// Requires  every sequence at most once; the step before was attended in all layers, or not begun
+  void plan(Executor const& on, row_view<batch_entry const> batch) {
+    expects(batch.count > 0, "plan: the batch is empty");
+    expects(batch.count <= limits_.step_sequences, "plan: capacity exceeded: more sequences than limits.step_sequences");
+    expects(on.workers() <= int(worker_statistics_.size()), "plan: the executor has more workers than the one the cache was made for");
+    i64 needed = 0;
+    for (i64 i = 0; i < batch.count; ++i) {
+      sequence const& s = at(batch[i].sequence, phase::decode, "plan: a sequence has no finished prompt");
+      for (i64 j = 0; j < i; ++j) expects(batch[j].sequence != batch[i].sequence, "plan: a sequence appears twice in the batch");
+      i64 const n = batch[i].new_tokens, length = s.length + n;
+      expects(n > 0, "plan: new_tokens must be positive");
+      expects(n <= limits_.step_tokens, "plan: capacity exceeded: more new tokens than limits.step_tokens");
+      expects(length <= limits_.tokens, "plan: capacity exceeded: the sequence would be longer than limits.tokens");
+      if constexpr (Scheme::keeps_generated)
+        expects(length - s.prompt_tokens <= limits_.generated_tokens, "plan: capacity exceeded: more generated tokens than limits.generated_tokens");
+      needed += ceil_div(sealed_after(s, length), map_type::page_blocks) - s.pages;
+    }
+    expects(needed <= i64(free_pages_.size()), "plan: capacity exceeded: far memory (limits.far_tokens) is full; free a sequence first");
+
+    steps_.clear();
+    planned_.assign(batch.begin(), batch.end());
+    i64 row = 0;
+    for (batch_entry const& entry : batch) {
+      i64 const slot = number(entry.sequence);
+      sequence& s = sequences_[std::size_t(slot)];
+      i64 const length = s.length + entry.new_tokens, sealed = sealed_after(s, length);
+      take_pages(s, slot, ceil_div(sealed, map_type::page_blocks) - s.pages);
+      steps_.push_back({slot, pages(slot), s.sealed, sealed, length, entry.new_tokens, row, s.selected_blocks});
+      s.length = length;
+      s.sealed = sealed;
+      row += entry.new_tokens;
+    }
+    step_tokens_ = row;
+  }
+
+  /// Adds the planned step's keys and values of a layer, and seals the blocks that leave the window.
+  ///
+  /// Shapes  k, v [step tokens, kv_heads, head_dim], ragged rows in the order of the batch
+  template <storage_scalar T>
+  void append(Executor const& on, int layer, heads_view<T const> k, heads_view<T const> v) {
+    expects(step_tokens_ > 0, "append: plan a step first");
+    check_layer(layer);
+    check_rows(k, map_.shape.kv_heads, step_tokens_, "append: keys must be [step tokens, kv_heads, head_dim]");
+    check_rows(v, map_.shape.kv_heads, step_tokens_, "append: values must be [step tokens, kv_heads, head_dim]");
+    check_finite(k, "append: a key is NaN or infinite");
+    check_finite(v, "append: a value is NaN or infinite");
+    append_tokens<Scheme, T>(on, map_, memory(layer), row_view<sequence_step const>{steps_.data(), i64(steps_.size())}, k, v, workspace());
+  }
+
+  /// Attention of the step's queries over what the scheme selects: out = softmax(scale * q . k) . v.
+  ///
+  /// Shapes  q, out [step tokens, query_heads, head_dim]
+  template <storage_scalar T>
+  void attend(Executor const& on, int layer, heads_view<T const> q, heads_view<T> out) {
+    expects(step_tokens_ > 0, "attend: plan a step first");
+    check_layer(layer);
+    check_rows(q, map_.shape.query_heads, step_tokens_, "attend: queries must be [step tokens, query_heads, head_dim]");
+    check_rows(heads_view<T const>(out), map_.shape.query_heads, step_tokens_, "attend: out must be [step tokens, query_heads, head_dim]");
+    check_finite(q, "attend: a query is NaN or infinite");
+    row_view<sequence_step const> const steps{steps_.data(), i64(steps_.size())};
+    statistics* const per_worker = observer_ ? worker_statistics_.data() : nullptr;
+    attends_everything_ = selects_everything || layer < budget_.dense_layers;
+    if (!attends_everything_) select_blocks<Scheme, T>(on, map_, memory(layer), steps, q, sizes_, workspace(), ids_.data(), counts_.data(), per_worker);
+    attend_blocks<Scheme, T>(on, map_, memory(layer), steps, q, out, sizes_, workspace(), ids_.data(), counts_.data(), attends_everything_, per_worker);
+    if (observer_) collect();
+  }
+
+  /// Gives a sequence's memory back. Its id may be given out again.
+  void free(sequence_id id) {
+    expects(number(id) >= 0 && number(id) < limits_.sequences && sequences_[std::size_t(number(id))].phase != phase::free, "free: no such sequence");
+    sequence& s = sequences_[std::size_t(number(id))];
+    for (i64 i = s.pages; i-- > 0;) free_pages_.push_back(pages(number(id))[i]);
+    s = {};
+    if (std::any_of(planned_.begin(), planned_.end(), [&](batch_entry const& e) { return e.sequence == id; })) {
+      planned_.clear();
+      steps_.clear();
+      step_tokens_ = 0;
+    }
+  }
+
+  // What happened, and what is held.
+
+  /// Collects into `to` from now on; null stops. The object must outlive its use.
+  void observe(statistics* to) { observer_ = to; }
+
+  /// The blocks that the last attend read for a sequence of the batch and a KV head; nullopt: all of them.
+  std::optional<row_view<logical_block const>> selected(i64 batch_index, int kv_head) const {
+    if (attends_everything_) return std::nullopt;
+    i64 const item = batch_index * map_.shape.kv_heads + kv_head;
+    return row_view<logical_block const>{ids_.data() + item * sizes_.selected, counts_[std::size_t(item)]};
+  }
+  i64 length(sequence_id id) const { return at(id).length; }
+  i64 sealed_blocks(sequence_id id) const { return at(id).sealed; }
+  i64 selected_blocks(sequence_id id) const { return at(id).selected_blocks; }
+  i64 sinks() const { return map_.sinks; }
+  memory_usage usage(sequence_id id) const {
+    sequence const& s = at(id);
+    i64 const token = map_.shape.kv_heads * 2 * i64(Scheme::head_dim) * i64(sizeof(typename Scheme::near_scalar));
+    i64 const near = s.length - s.sealed * Scheme::block_tokens, generated = std::min(near, s.length - s.prompt_tokens);
+    return {.summary = map_.shape.kv_heads * ceil_div(s.sealed, map_type::tile_blocks) * map_.tile() + map_.state_sequence(),
+            .always_near = (near - generated) * token,
+            .generated = generated * token,
+            .pool = 0,
+            .far = s.sealed * map_.shape.kv_heads * map_.geometry().slice_bytes()};
+  }
+  map_type const& map() const { return map_; }
+
+ private:
+  enum class phase { free, prompt, decode };
+  enum class scalar_type { f32, f16, bf16 };
+  template <class T>
+  static constexpr scalar_type type_of = std::is_same_v<T, float> ? scalar_type::f32
+                                         : std::is_same_v<T, f16> ? scalar_type::f16
+                                                                  : scalar_type::bf16;
+  struct erased_staging {
+    void* keys = nullptr;
+    void* values = nullptr;
+    i64 capacity = 0;
+    scalar_type type{};
+  };
+  struct sequence {
+    cache::phase phase = phase::free;
+    i64 prompt_tokens = 0, length = 0, sealed = 0, selected_blocks = 0, pages = 0;
+    erased_staging staging;
+    std::vector<i64> filled;
+  };
+  static constexpr bool selects_everything = requires { requires Scheme::select::is_everything; };
+
+  static cellar::limits checked(model_shape const& shape, cellar::limits l, cellar::budget const& b) {
+    validate(shape);
+    expects(shape.head_dim == Scheme::head_dim, "cache: the model's head_dim is not the scheme's");
+    expects(!needs_rotary<Scheme> || shape.rotary.is_set(), "cache: the scheme turns keys, so model_shape::rotary must be set");
+    expects(l.sequences > 0 && l.tokens > 0 && l.step_tokens > 0, "limits: sequences, tokens and step_tokens must be positive");
+    expects(l.generated_tokens >= 0 && l.step_sequences >= 0 && l.far_tokens >= 0, "limits: capacities must not be negative");
+    expects(b.share >= 0 && b.share <= 1, "budget: share must be within [0, 1]");
+    expects(b.tokens >= 0 && b.sinks >= 0 && b.window >= 0 && b.dense_layers >= 0, "budget: counts must not be negative");
+    if (l.generated_tokens == 0) l.generated_tokens = l.tokens;
+    if (l.step_sequences == 0) l.step_sequences = l.sequences;
+    return l;
+  }
+  static i64 tail_rows(cellar::limits const& l, cellar::budget const& b) {
+    i64 const sealed_tail = b.window + Scheme::block_tokens - 1 + (Scheme::keeps_generated ? l.generated_tokens : l.step_tokens);
+    return std::min(sealed_tail, l.tokens);
+  }
+  i64 pages_per_sequence() const { return ceil_div(limits_.tokens, map_type::page_tokens); }
+  i64 budget_blocks(i64 prompt_tokens) const {
+    i64 const tokens = budget_.fetched_tokens(prompt_tokens);
+    return tokens > 0 ? std::max<i64>(1, tokens / Scheme::block_tokens) : 0;
+  }
+  i64 max_selected() const {
+    if (selects_everything) return 0;
+    i64 const blocks = ceil_div(limits_.tokens, Scheme::block_tokens);
+    return typename Scheme::select{}.with_budget(budget_blocks(limits_.tokens)).max_selected(blocks);
+  }
+  i64 sealed_blocks(i64 length) const { return std::max<i64>(0, length - budget_.window - budget_.sinks) / Scheme::block_tokens; }
+  i64 sealed_after(sequence const& s, i64 length) const { return Scheme::keeps_generated ? s.sealed : std::max(s.sealed, sealed_blocks(length)); }
+
+  sequence const& at(sequence_id id) const {
+    expects(number(id) >= 0 && number(id) < limits_.sequences, "no such sequence");
+    return sequences_[std::size_t(number(id))];
+  }
+  sequence& at(sequence_id id, phase wanted, char const* message) {
+    expects(number(id) >= 0 && number(id) < limits_.sequences && sequences_[std::size_t(number(id))].phase == wanted, message);
+    return sequences_[std::size_t(number(id))];
+  }
+  row_view<page_id const> pages(i64 slot) const { return {page_table_.data() + slot * pages_per_sequence(), sequences_[std::size_t(slot)].pages}; }
+  void take_pages(sequence& s, i64 slot, i64 n) {
+    for (; n > 0; --n) {
+      page_table_[std::size_t(slot * pages_per_sequence() + s.pages++)] = free_pages_.back();
+      free_pages_.pop_back();
+    }
+  }
+  layer_memory<Scheme> memory(int layer) {
+    return {layout_, tier_.data(layer), summaries_.data() + layer * pages_ * map_.summary_page(),
+            near_.data() + layer * limits_.sequences * map_.near_sequence(), state_.data() + layer * limits_.sequences * map_.state_sequence()};
+  }
+  std::byte* workspace() { return reinterpret_cast<std::byte*>(round_up(reinterpret_cast<i64>(workspace_.data()), 64)); }
+
+  void check_layer(int layer) const { expects(layer >= 0 && layer < map_.shape.layers, "no such layer"); }
+  template <class T>
+  static void check_rows(heads_view<T const> x, int heads, i64 tokens, char const* message) {
+    expects(x.data && x.tokens > 0 && x.tokens == tokens && x.heads == heads && x.head_dim == Scheme::head_dim, message);
+  }
+  template <class T>
+  static void check_finite(heads_view<T const> x, char const* message) {
+    for (i64 i = 0; i < x.tokens; ++i)
+      for (int h = 0; h < x.heads; ++h)
+        for (int c = 0; c < x.head_dim; ++c) expects(is_finite(to_float(x.row(i, h)[c])), message);
+  }
+  template <class T>
+  std::array<heads_view<T>, 2> staged(prompt_staging<T> s, int layer, i64 tokens) const {
+    i64 const first = layer * s.capacity * map_.shape.kv_heads * Scheme::head_dim;
+    return {packed_heads(s.keys + first, tokens, map_.shape.kv_heads, Scheme::head_dim),
+            packed_heads(s.values + first, tokens, map_.shape.kv_heads, Scheme::head_dim)};
+  }
+  template <class T>
+  static prompt_staging<T> staging_of(sequence const& s) {
+    return {static_cast<T*>(s.staging.keys), static_cast<T*>(s.staging.values), s.staging.capacity, 0};
+  }
+  void collect() {
+    ++observer_->steps;
+    for (statistics& s : worker_statistics_) {
+      observer_->fetched_blocks += s.fetched_blocks;
+      observer_->moved_bytes += s.moved_bytes;
+      observer_->seconds.score += s.seconds.score;
+      observer_->seconds.select += s.seconds.select;
+      observer_->seconds.fetch += s.seconds.fetch;
+      observer_->seconds.attend += s.seconds.attend;
+      s = {};
+    }
+  }
+
+  cellar::limits limits_;
+  cellar::budget budget_;
+  map_type map_;
+  i64 pages_;
+  typename Scheme::layout layout_;
+  typename Scheme::tier tier_;
+  operation::decode_workspace<Scheme> sizes_;
+  std::vector<std::byte> summaries_, near_, state_;
+  std::vector<page_id> page_table_, free_pages_;
+  std::vector<sequence> sequences_;
+  std::vector<logical_block> ids_;
+  std::vector<i64> counts_;
+  std::vector<std::byte> workspace_;
+  std::vector<statistics> worker_statistics_;
+  std::vector<sequence_step> steps_;
+  std::vector<batch_entry> planned_;
+  i64 step_tokens_ = 0;
+  bool attends_everything_ = false;
+  statistics* observer_ = nullptr;
+};
+
+}  // namespace cellar

@@ -1,0 +1,34 @@
+#pragma once
+#include <bit>
+
+#include "cellar/core/math.hpp"
+
+namespace cellar::codec {
+
+inline constexpr int max_channels = 256;
+
+/// Width of the rotation of `channels` channels: the largest power of two that divides them.
+CELLAR_HD constexpr int rotation_width(i64 channels) { return int(channels & -channels); }
+
+/// Applies the unnormalised Walsh-Hadamard transform to each run of rotation_width(channels) channels, in place. Its square is width * identity.
+CELLAR_HD inline void hadamard_transform(float* x, int channels) {
+  int const width = rotation_width(channels);
+  for (int half = 1; half < width; half *= 2)
+    for (int base = 0; base < channels; base += 2 * half)
+      for (int i = base; i < base + half; ++i) {
+        float const a = x[i], b = x[i + half];
+        x[i] = a + b;
+        x[i + half] = a - b;
+      }
+}
+
+/// The sign of channel i under a seed: +1 or -1, the same on every machine. Seed 0 means no signs.
+CELLAR_HD constexpr float random_sign(std::uint32_t seed, int i) {
+  if (seed == 0) return 1;
+  std::uint32_t x = seed * 0x9e3779b9u + std::uint32_t(i) * 0x85ebca6bu;  // murmur3's finaliser
+  x = (x ^ x >> 16) * 0x85ebca6bu;
+  x = (x ^ x >> 13) * 0xc2b2ae35u;
+  return (x ^ x >> 16) & 1u ? -1.0f : 1.0f;
+}
+
+}  // namespace cellar::codec

@@ -1,0 +1,64 @@
+#pragma once
+#include <cstddef>
+#include <type_traits>
+
+#include "cellar/core/math.hpp"
+
+/// Non-owning views. All are trivially copyable, all strides are 64-bit element counts.
+namespace cellar {
+
+inline constexpr int dynamic = -1;
+
+/// A contiguous run of `count` elements.
+template <class T>
+struct row_view {
+  T* data = nullptr;
+  i64 count = 0;
+
+  CELLAR_HD T& operator[](i64 i) const { return data[i]; }
+  CELLAR_HD T* begin() const { return data; }
+  CELLAR_HD T* end() const { return data + count; }
+  CELLAR_HD operator row_view<T const>() const requires(!std::is_const_v<T>) { return {data, count}; }
+};
+
+/// [rows, columns]; columns are contiguous and, unless `dynamic`, part of the type.
+template <class T, int Columns = dynamic>
+struct matrix_view {
+  T* data = nullptr;
+  i64 rows = 0;
+  i64 stride = Columns == dynamic ? 0 : Columns;  ///< Elements from one row to the next.
+  i64 dynamic_columns = Columns;
+
+  static constexpr int static_columns = Columns;
+  CELLAR_HD i64 columns() const {
+    if constexpr (Columns == dynamic)
+      return dynamic_columns;
+    else
+      return Columns;
+  }
+  CELLAR_HD T* row(i64 r) const { return data + r * stride; }
+  CELLAR_HD T& operator()(i64 r, i64 c) const { return data[r * stride + c]; }
+  CELLAR_HD operator matrix_view<T const, Columns>() const requires(!std::is_const_v<T>) { return {data, rows, stride, dynamic_columns}; }
+};
+
+/// Token rows of several heads, [tokens, heads, head_dim], as engines hold queries, keys and values. The innermost is contiguous.
+template <class T>
+struct heads_view {
+  T* data = nullptr;
+  i64 tokens = 0;
+  int heads = 0;
+  int head_dim = 0;
+  i64 token_stride = 0;  ///< Elements from one token to the next.
+  i64 head_stride = 0;   ///< Elements from one head to the next.
+
+  CELLAR_HD T* row(i64 token, int head) const { return data + token * token_stride + head * head_stride; }
+  CELLAR_HD operator heads_view<T const>() const requires(!std::is_const_v<T>) { return {data, tokens, heads, head_dim, token_stride, head_stride}; }
+};
+
+/// The packed view: [tokens, heads, head_dim] without gaps.
+template <class T>
+CELLAR_HD heads_view<T> packed_heads(T* data, i64 tokens, int heads, int head_dim) {
+  return {data, tokens, heads, head_dim, i64(heads) * head_dim, head_dim};
+}
+
+}  // namespace cellar

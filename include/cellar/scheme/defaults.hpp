@@ -1,0 +1,33 @@
+#pragma once
+#include "cellar/attention/causal.hpp"
+#include "cellar/codec/identity.hpp"
+#include "cellar/layout/tile_major.hpp"
+#include "cellar/scheme/concept.hpp"
+#include "cellar/select/all.hpp"
+#include "cellar/select/reduce.hpp"
+#include "cellar/summary/none.hpp"
+#include "cellar/tier/host_memory.hpp"
+
+namespace cellar {
+
+/// What a scheme has unless it says otherwise: everything exact in `Scalar`, 16-token blocks, all of them attended.
+///
+/// Always qualify policies in a scheme (cellar::summary::mean): `summary::mean` would find the inherited member first.
+template <int HeadDim, storage_scalar Scalar = bf16>
+struct scheme_defaults {
+  static constexpr int head_dim = HeadDim;
+  static constexpr int block_tokens = 16;
+  static constexpr bool keeps_generated = false;
+  static constexpr budget published{};
+  using near_scalar = Scalar;
+  using layout = cellar::layout::tile_major;
+  using key_codec = cellar::codec::identity<Scalar>;
+  using value_codec = cellar::codec::identity<Scalar>;
+  using summary = cellar::summary::none;
+  using reduce = cellar::select::max_of_softmaxes;
+  using select = cellar::select::all;
+  using attention = cellar::attention::causal;
+  using tier = cellar::tier::host_memory;
+};
+
+}  // namespace cellar

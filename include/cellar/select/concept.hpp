@@ -1,0 +1,31 @@
+#pragma once
+#include <concepts>
+
+#include "cellar/core/team.hpp"
+#include "cellar/core/types.hpp"
+
+/// From scores to block ids, in two policies: how a group's query heads become one score per block, and which blocks are taken.
+///
+/// Laws of group_reduction
+///   out[b] depends on the multiset of rows, not on their order, up to rounding; one row ranks as itself
+/// Laws of block_selector
+///   ids are ascending and unique, count <= max_selected(blocks); equal scores go to the lowest id; NaN ranks below every number
+///   the result is a function of the scores alone: no team size, order or batch changes it
+///   with_budget(k).max_selected(blocks) <= max(k, 0) unless the selector ignores budgets; k >= blocks selects every block that can be
+namespace cellar {
+
+template <class R>
+concept group_reduction = std::semiregular<R> && requires(R const& r, serial_team& t, matrix_view<float const> rows, row_view<float> out) {
+  { R::acts_on_queries } -> std::convertible_to<bool>;  // rows are queries [query, channel], before prepare; else scores [query, block]
+  { r(t, rows, out) } -> std::same_as<void>;
+};
+
+template <class S>
+concept block_selector = std::semiregular<S> && requires(S const& s, serial_team& t, row_view<float const> scores, row_view<logical_block> ids, i64 k) {
+  { S::reads_scores } -> std::convertible_to<bool>;  // false: scoring is skipped
+  { s.with_budget(k) } -> std::same_as<S>;           // at most that many blocks
+  { s.max_selected(k) } -> std::same_as<i64>;        // of that many blocks: known on the host, an allocation size
+  { s(t, scores, ids) } -> std::same_as<i64>;        // the count, the same on every member; ids.count >= max_selected(scores.count)
+};
+
+}  // namespace cellar

@@ -1,0 +1,64 @@
+#pragma once
+#include <concepts>
+
+#include "cellar/codec/concept.hpp"
+#include "cellar/core/team.hpp"
+#include "cellar/core/types.hpp"
+
+/// What stays near, per block: enough to guess which blocks a query needs.
+///
+/// Summaries of tile_blocks consecutive blocks of one KV head are interleaved in a tile, so that neighbouring lanes read neighbouring bytes.
+///
+///     mean, tile_blocks = 4        channel 0             channel 1
+///                              | b0 | b1 | b2 | b3 | b0 | b1 | b2 | b3 | ...
+///
+/// Life of a query group: queries (times the softmax scale) are prepared once (rotated, look-up tables); then every tile is scored.
+///
+/// Laws
+///   score_tile gives every query and every built block of the tile a logit; lanes that were not built get unspecified finite or NaN values
+///   is_upper_bound: that logit is at least q . k for every key k of the block
+///   building a tile in one run or in several gives the same bytes (centres of block_mean: those of the first run)
+///   bodies over a team; score_tile leaves its scratch free for the next call (it synchronises before it returns)
+namespace cellar {
+
+/// The queries of one KV head after prepare, [count] records, and scratch shared by the team.
+template <class Byte, int HeadDim>
+struct prepared_queries {
+  Byte* data = nullptr;
+  i64 count = 0;
+  std::byte* scratch = nullptr;  ///< scratch_bytes(head_dim), 16-byte aligned; contents are free between calls.
+
+  CELLAR_HD operator prepared_queries<Byte const, HeadDim>() const requires(!std::is_const_v<Byte>) { return {data, count, scratch}; }
+};
+
+template <class S, int HeadDim>
+concept has_build = requires(S const& s, serial_team& t, matrix_view<float const, HeadDim> keys, i64 blocks, std::byte* tile, int first_lane) {
+  { s.build(t, keys, blocks, tile, first_lane) } -> std::same_as<void>;  // keys [blocks * block_tokens, head_dim] of lanes first_lane, ...
+};
+template <class S, int HeadDim>
+concept has_prepare = requires(S const& s, serial_team& t, matrix_view<float const, HeadDim> queries, prepared_queries<std::byte, HeadDim> to, i64 n) {
+  { s.prepared_bytes(n, n) } -> std::same_as<i64>;  // (queries, head_dim)
+  { s.prepare(t, queries, to) } -> std::same_as<void>;
+};
+template <class S, int HeadDim>
+concept has_score_tile = requires(S const& s, serial_team& t, prepared_queries<std::byte const, HeadDim> from, std::byte const* tile,
+                                  matrix_view<float> scores) {
+  { s.score_tile(t, from, tile, scores) } -> std::same_as<void>;  // scores [query, tile_blocks]: logits
+};
+template <class S>
+concept summary_facts = std::semiregular<S> && requires(S const& s, i64 head_dim) {
+  { S::is_upper_bound } -> std::convertible_to<bool>;
+  { S::tile_blocks } -> std::convertible_to<int>;
+  { s.tile_bytes(head_dim) } -> std::same_as<i64>;
+  { s.scratch_bytes(head_dim) } -> std::same_as<i64>;
+};
+template <class S, int HeadDim = 128>
+concept block_summary = summary_facts<S> && has_build<S, HeadDim> && has_prepare<S, HeadDim> && has_score_tile<S, HeadDim>;
+
+/// Needs to know how many tokens a block has beyond what build sees.
+template <class S>
+concept block_aware = requires(S const& s, int block_tokens) {
+  { s.of_blocks(block_tokens) } -> std::same_as<S>;
+};
+
+}  // namespace cellar

@@ -1,0 +1,52 @@
+#pragma once
+#include "cellar/summary/concept.hpp"
+
+namespace cellar::summary {
+
+/// The mean key of a block.
+///
+/// Score   q . mean, the mean of the block's logits
+/// Bytes   head_dim * sizeof(Scalar) a block
+/// Source  ShadowKV's landmarks, Sun et al., arXiv:2410.21465; MoBA, arXiv:2502.13189
+template <storage_scalar Scalar = bf16>
+struct mean {
+  static constexpr bool is_upper_bound = false;
+  static constexpr int tile_blocks = 16;
+
+  CELLAR_HD i64 tile_bytes(i64 head_dim) const { return tile_blocks * head_dim * i64(sizeof(Scalar)); }
+  CELLAR_HD i64 scratch_bytes(i64) const { return 0; }
+  CELLAR_HD i64 prepared_bytes(i64 queries, i64 head_dim) const { return queries * head_dim * i64(sizeof(float)); }
+
+  template <team Team, int D>
+  CELLAR_HD void build(Team& t, matrix_view<float const, D> keys, i64 blocks, std::byte* tile, int first_lane) const {
+    auto* const to = reinterpret_cast<Scalar*>(tile);  // (channel, block of the tile)
+    i64 const tokens = keys.rows / blocks, channels = keys.columns();
+    for (i64 i = t.rank(); i < blocks * channels; i += t.size()) {
+      i64 const b = i / channels, c = i % channels;
+      float s = 0;
+      for (i64 r = 0; r < tokens; ++r) s += keys(b * tokens + r, c);
+      to[c * tile_blocks + first_lane + b] = from_float<Scalar>(s / float(tokens));
+    }
+  }
+  template <team Team, int D>
+  CELLAR_HD void prepare(Team& t, matrix_view<float const, D> queries, prepared_queries<std::byte, D> to) const {
+    auto* const q = reinterpret_cast<float*>(to.data);  // (query, channel)
+    i64 const channels = queries.columns();
+    for (i64 i = t.rank(); i < queries.rows * channels; i += t.size()) q[i] = queries(i / channels, i % channels);
+  }
+  template <team Team, int D>
+  CELLAR_HD void score_tile(Team& t, prepared_queries<std::byte const, D> from, std::byte const* tile, matrix_view<float> scores) const {
+    auto const* const q = reinterpret_cast<float const*>(from.data);
+    auto const* const mean = reinterpret_cast<Scalar const*>(tile);
+    for (i64 b = t.rank(); b < tile_blocks; b += t.size())
+      for (i64 h = 0; h < from.count; ++h) {
+        float s = 0;
+        for (int c = 0; c < D; ++c) s += q[h * D + c] * to_float(mean[c * tile_blocks + b]);
+        scores(h, b) = s;
+      }
+    t.sync();
+  }
+};
+static_assert(block_summary<mean<>> && block_summary<mean<float>>);
+
+}  // namespace cellar::summary

@@ -1,0 +1,31 @@
+# Builds and runs the consumer against a source tree (WAY=subdirectory) or an installed copy (WAY=installed).
+cmake_minimum_required(VERSION 3.22)
+function(run)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE code)
+  if(NOT code EQUAL 0)
+    message(FATAL_ERROR "failed: ${ARGN}")
+  endif()
+endfunction()
+
+file(REMOVE_RECURSE ${SCRATCH})
+file(MAKE_DIRECTORY ${SCRATCH})
+set(configure ${CMAKE_COMMAND} -G ${GENERATOR} -DCMAKE_CXX_COMPILER=${COMPILER} -DFETCHCONTENT_FULLY_DISCONNECTED=ON)
+set(consumer ${configure} -S ${CONSUMER} -B ${SCRATCH}/build)
+if(WAY STREQUAL "subdirectory")
+  run(${consumer} -DCELLAR_SOURCE=${CELLAR})
+else()
+  run(${configure} -S ${CELLAR} -B ${SCRATCH}/cellar -DCELLAR_TESTS=OFF -DCELLAR_EXAMPLES=OFF -DCELLAR_BENCHMARKS=OFF)
+  run(${CMAKE_COMMAND} --install ${SCRATCH}/cellar --prefix ${SCRATCH}/first)
+  file(RENAME ${SCRATCH}/first ${SCRATCH}/prefix)  # the installed copy can be moved
+  run(${consumer} -DCMAKE_PREFIX_PATH=${SCRATCH}/prefix -DCELLAR_WANTED=${VERSION})
+  # before 1.0 another minor version is another library
+  foreach(wanted 0.0 0.999 1.0)
+    execute_process(COMMAND ${configure} -S ${CONSUMER} -B ${SCRATCH}/refused_${wanted} -DCMAKE_PREFIX_PATH=${SCRATCH}/prefix -DCELLAR_WANTED=${wanted}
+                    RESULT_VARIABLE code OUTPUT_QUIET ERROR_QUIET)
+    if(code EQUAL 0)
+      message(FATAL_ERROR "version ${VERSION} was taken where ${wanted} is wanted")
+    endif()
+  endforeach()
+endif()
+run(${CMAKE_COMMAND} --build ${SCRATCH}/build)
+run(${SCRATCH}/build/consumer ${VERSION})

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Installs what is missing (Debian, Ubuntu), builds, and runs all tests: plain, under ASan and UBSan, and the threaded and emulated ones under TSan.
+#
+#   tests/run.sh [--only plain|address|thread] [further options of ctest]
+#
+# CXX chooses the compiler. CELLAR_TEST_MODEL_SMOLLM and CELLAR_TEST_MODEL_QWEN name model files; without them, and without those that examples/run.sh
+# keeps, the tests that need one skip.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+
+only=
+if [[ ${1:-} == --only ]]; then
+  only=${2:?--only needs plain, address or thread}
+  shift 2
+fi
+
+# shellcheck source=examples/packages.sh
+source "$root/examples/packages.sh"
+need_packages g++ cmake ninja-build catch2 libpcre2-dev libopenblas-dev nlohmann-json3-dev libcli11-dev libbenchmark-dev gnuplot-nox clang clang-format clang-tidy
+
+models=$(model_folder)
+[[ -e $models/$smollm_file ]] && export CELLAR_TEST_MODEL_SMOLLM=${CELLAR_TEST_MODEL_SMOLLM:-$models/$smollm_file}
+[[ -e $models/$qwen_file ]] && export CELLAR_TEST_MODEL_QWEN=${CELLAR_TEST_MODEL_QWEN:-$models/$qwen_file}
+
+# One ctest over all builds, so that one summary ends the run.
+builds=$root/build/tests
+mkdir -p "$builds"
+rm -f "$builds/CTestTestfile.cmake"
+add_build() {  # name, options of cmake
+  local name=$1
+  shift
+  [[ -n $only && $only != "$name" ]] && return
+  cmake -S "$root" -B "$builds/$name" -G Ninja "$@" >"$builds/$name.log" || { cat "$builds/$name.log"; exit 1; }
+  cmake --build "$builds/$name" --parallel "$(jobs_by_memory 2)"
+  echo "subdirs($name)" >>"$builds/CTestTestfile.cmake"
+}
+add_build plain -DCMAKE_BUILD_TYPE=Release
+add_build address -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCELLAR_SANITIZE=address,undefined -DCELLAR_BENCHMARKS=OFF
+add_build thread -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCELLAR_SANITIZE=thread -DCELLAR_BENCHMARKS=OFF
+ctest --test-dir "$builds" --output-on-failure --parallel "$(nproc)" "$@"
