@@ -98,9 +98,11 @@ void write(std::FILE* to, cellar::host::thread_pool& pool) {
     std::fprintf(stderr, "\rgrid (%d, %d): iteration %d of %d, error %.6f ", Dimension, Points, i + 1, iterations, error);
   }
   double const checked = g.pass(independent, pool, true);
-  std::fprintf(stderr, "\rgrid (%d, %d): mean squared error a channel %.6f on the training sample, %.6f on an independent one\n", Dimension, Points, error, checked);
-  std::fprintf(to, "/// Mean squared error a channel on an independent sample: %.5f.\ntemplate <>\nstruct higgs_grid<%d, %d> {\n  static constexpr float points[] = {", checked,
-               Dimension, Points);
+  std::fprintf(stderr, "\rgrid (%d, %d): mean squared error a channel %.6f on the training sample, %.6f on an independent one\n", Dimension, Points, error,
+               checked);
+  std::fprintf(
+      to, "/// Mean squared error a channel on an independent sample: %.5f.\ntemplate <>\nstruct higgs_grid<%d, %d> {\n  static constexpr float points[] = {",
+      checked, Dimension, Points);
   for (std::size_t i = 0; i < g.points().size(); ++i) std::fprintf(to, "%s%.6ff,", i % 12 == 0 ? "\n      " : " ", double(g.points()[i]));
   std::fprintf(to, "\n  };\n};\n\n");
 }

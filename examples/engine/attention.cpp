@@ -11,13 +11,13 @@
 namespace engine {
 
 void causal_attention(attention_shape shape, float const* q, std::int64_t rows, std::int64_t first, float const* keys, float const* values, float* out,
-                      workers& on) {
+                      worker_threads& on) {
   std::int64_t constexpr query_block = 64, key_block = 256;  // group * 64 * 256 scores stay in a core's second cache
   std::int64_t const width = shape.head_dim, group = shape.heads / shape.kv_heads;
   std::int64_t const q_stride = shape.heads * width, kv_stride = shape.kv_heads * width;
   std::int64_t const blocks = (rows + query_block - 1) / query_block;
   float const scale = float(1 / std::sqrt(double(width)));
-  on.each(blocks * shape.kv_heads, [&](std::int64_t task) {
+  on.run(blocks * shape.kv_heads, [&](std::int64_t task, int) {
     std::int64_t const begin = (task / shape.kv_heads) * query_block, kv_head = task % shape.kv_heads;
     std::int64_t const n = std::min(query_block, rows - begin), lines = n * group;  // a line: one query of one head
     std::vector<float> query(lines * width), sum(lines * width), scores(lines * key_block);

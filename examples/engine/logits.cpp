@@ -31,9 +31,7 @@ std::vector<int> likeliest(std::span<float const> row, int n) {
   return order;
 }
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
+double seconds_since(std::chrono::steady_clock::time_point start) { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); }
 
 void time_model(engine::model const& model, std::span<int const> tokens) {
   engine::staged_prompt staged;
@@ -64,14 +62,22 @@ int run(std::vector<std::string> const& arguments) {
       if (i + 1 == arguments.size()) throw std::runtime_error(argument + " needs a value.");
       return arguments[++i];
     };
-    if (argument == "--text") text_path = next();
-    else if (argument == "--tokens") tokens_path = next();
-    else if (argument == "--threads") threads = std::stoi(next());
-    else if (argument == "--first") first = std::stoll(next());
-    else if (argument == "--log-probabilities") output_path = next();
-    else if (argument == "--time") is_timing = true;
-    else if (model_path.empty() && !argument.starts_with("--")) model_path = argument;
-    else throw std::runtime_error("What is " + argument + "?");
+    if (argument == "--text")
+      text_path = next();
+    else if (argument == "--tokens")
+      tokens_path = next();
+    else if (argument == "--threads")
+      threads = std::stoi(next());
+    else if (argument == "--first")
+      first = std::stoll(next());
+    else if (argument == "--log-probabilities")
+      output_path = next();
+    else if (argument == "--time")
+      is_timing = true;
+    else if (model_path.empty() && !argument.starts_with("--"))
+      model_path = argument;
+    else
+      throw std::runtime_error("What is " + argument + "?");
   }
   if (model_path.empty() || text_path.empty() == tokens_path.empty())
     throw std::runtime_error("usage: logits MODEL.gguf (--text FILE | --tokens FILE) [--threads N] [--first POSITION] [--log-probabilities FILE] [--time]");

@@ -123,16 +123,15 @@ void rotate(float* x, std::int64_t rows, int heads, int head_dim, rotary_pairing
   }
 }
 
-model::model(gguf_file const& file, int threads) : config_(read_config(file)), workers_(std::make_unique<workers>(std::max(1, threads))) {
+model::model(gguf_file const& file, int threads) : config_(read_config(file)), threads_(std::make_unique<worker_threads>(std::max(1, threads))) {
   model_config const& c = config_;
-  for (int i = 0; i < c.head_dim / 2; ++i) frequencies_.push_back(std::pow(c.rope_theta, -2.0 * i / c.head_dim));
-  inverse_frequencies_.assign(frequencies_.begin(), frequencies_.end());
+  for (int i = 0; i < c.head_dim / 2; ++i) inverse_frequencies_.push_back(std::pow(c.rope_theta, -2.0 * i / c.head_dim));
   std::int64_t const q = std::int64_t(c.heads) * c.head_dim, kv = c.kv_width();
   embedding_ = read_stacked(file, {{"token_embd.weight", c.vocabulary}}, c.hidden);
   output_norm_ = read_vectors(file, {{"output_norm.weight", c.hidden}});
   if (!c.has_tied_output) output_ = read_stacked(file, {{"output.weight", c.vocabulary}}, c.hidden);
   layers_.resize(std::size_t(c.layers));
-  workers_->each(c.layers, [&](std::int64_t i) {
+  threads_->run(c.layers, [&](std::int64_t i, int) {
     std::string const p = "blk." + std::to_string(i) + ".";
     layer_weights& l = layers_[std::size_t(i)];
     l.attention_norm = read_vectors(file, {{p + "attn_norm.weight", c.hidden}});
@@ -147,8 +146,7 @@ model::model(gguf_file const& file, int threads) : config_(read_config(file)), w
 
 void model::check(std::span<int const> tokens) const {
   require(!tokens.empty(), "The engine was given no tokens.");
-  for (int token : tokens)
-    require(token >= 0 && token < config_.vocabulary, "The token " + std::to_string(token) + " is not in the vocabulary of the model.");
+  for (int token : tokens) require(token >= 0 && token < config_.vocabulary, "The token " + std::to_string(token) + " is not in the vocabulary of the model.");
 }
 
 void model::embed(std::span<int const> tokens, float* x) const {
@@ -163,17 +161,17 @@ void model::run_layers(float* x, std::span<std::int64_t const> positions, decode
   std::vector<float> cosines(std::size_t(rows * half)), sines(cosines.size());
   for (std::int64_t r = 0; r < rows; ++r)
     for (std::int64_t i = 0; i < half; ++i) {
-      double const angle = double(positions[std::size_t(r)]) * frequencies_[std::size_t(i)];
+      double const angle = double(positions[std::size_t(r)]) * inverse_frequencies_[std::size_t(i)];
       cosines[std::size_t(r * half + i)] = float(std::cos(angle));
       sines[std::size_t(r * half + i)] = float(std::sin(angle));
     }
   auto const floats = [&](std::int64_t width) { return std::vector<float>(std::size_t(rows * width)); };
-  std::vector<float> normed = floats(hidden), qkv = floats(qkv_width), q = floats(q_width), k = floats(kv_width), v = floats(kv_width),
-                     mixed = floats(q_width), delta = floats(hidden), gate_up = floats(2 * ffn), activated = floats(ffn);
+  std::vector<float> normed = floats(hidden), qkv = floats(qkv_width), q = floats(q_width), k = floats(kv_width), v = floats(kv_width), mixed = floats(q_width),
+                     delta = floats(hidden), gate_up = floats(2 * ffn), activated = floats(ffn);
   // Work on single rows is spread over the threads where there are many rows.
   auto const each_row = [&](auto const& work) {
     std::int64_t const part = rows <= 16 ? rows : 32;
-    workers_->each((rows + part - 1) / part, [&](std::int64_t task) {
+    threads_->run((rows + part - 1) / part, [&](std::int64_t task, int) {
       for (std::int64_t r = task * part; r < std::min(rows, (task + 1) * part); ++r) work(r);
     });
   };
@@ -189,7 +187,7 @@ void model::run_layers(float* x, std::span<std::int64_t const> positions, decode
   for (int layer = 0; layer < c.layers; ++layer) {
     layer_weights const& w = layers_[std::size_t(layer)];
     bool const is_last = layer + 1 == c.layers;
-    linear(normed.data(), rows, hidden, w.qkv.data(), qkv_width, qkv.data(), *workers_);
+    linear(normed.data(), rows, hidden, w.qkv.data(), qkv_width, qkv.data(), *threads_);
     each_row([&](std::int64_t r) {
       float* const from = qkv.data() + r * qkv_width;
       if (c.has_qkv_bias)
@@ -205,15 +203,15 @@ void model::run_layers(float* x, std::span<std::int64_t const> positions, decode
       return;
     }
     attend(layer, q.data(), k.data(), v.data(), mixed.data());
-    linear(mixed.data(), rows, q_width, w.output.data(), hidden, delta.data(), *workers_);
+    linear(mixed.data(), rows, q_width, w.output.data(), hidden, delta.data(), *threads_);
     add_delta_and_norm(true, &w.ffn_norm);
-    linear(normed.data(), rows, hidden, w.gate_up.data(), 2 * ffn, gate_up.data(), *workers_);
+    linear(normed.data(), rows, hidden, w.gate_up.data(), 2 * ffn, gate_up.data(), *threads_);
     each_row([&](std::int64_t r) {
       float* const gate = gate_up.data() + r * 2 * ffn;
       silu_times(gate, gate + ffn, ffn);
       std::copy_n(gate, ffn, activated.data() + r * ffn);
     });
-    linear(activated.data(), rows, ffn, w.down.data(), hidden, delta.data(), *workers_);
+    linear(activated.data(), rows, ffn, w.down.data(), hidden, delta.data(), *threads_);
     add_delta_and_norm(true, is_last ? nullptr : &layers_[std::size_t(layer) + 1].attention_norm);
   }
 }
@@ -222,7 +220,7 @@ void model::output_logits(float const* x, std::int64_t rows, float* logits) cons
   std::vector<float> normed(std::size_t(rows * config_.hidden));
   for (std::int64_t r = 0; r < rows; ++r)
     rms_norm(x + r * config_.hidden, output_norm_.data(), config_.hidden, config_.norm_epsilon, normed.data() + r * config_.hidden);
-  linear(normed.data(), rows, config_.hidden, (config_.has_tied_output ? embedding_ : output_).data(), config_.vocabulary, logits, *workers_);
+  linear(normed.data(), rows, config_.hidden, (config_.has_tied_output ? embedding_ : output_).data(), config_.vocabulary, logits, *threads_);
 }
 
 std::vector<float> model::prefill(std::span<int const> tokens, staged_prompt& staged, progress_report const& progress) const {
@@ -252,7 +250,7 @@ void model::prefill_all(std::span<int const> tokens, staged_prompt& staged, std:
     auto const attend = [&](int layer, float const* q, float const* k, float const* v, float* out) {
       std::copy_n(k, rows * width, staged.key(layer, first));
       std::copy_n(v, rows * width, staged.value(layer, first));
-      if (q) causal_attention(shape, q, rows, first, staged.key(layer, 0), staged.value(layer, 0), out, *workers_);
+      if (q) causal_attention(shape, q, rows, first, staged.key(layer, 0), staged.value(layer, 0), out, *threads_);
     };
     run_layers(x.data(), positions, attend, first + rows <= first_logits);
     staged.tokens = first + rows;

@@ -61,8 +61,11 @@ class model {
 
   model_config const& config() const { return config_; }
 
-  /// Angle per position of channel pair i, theta^(-2i / head_dim). The engine itself computes angles in double from unrounded values.
-  std::vector<float> const& inverse_frequencies() const { return inverse_frequencies_; }
+  /// Angle per position of channel pair i, theta^(-2i / head_dim).
+  std::vector<double> const& inverse_frequencies() const { return inverse_frequencies_; }
+
+  /// The engine's threads, for the caller's work between its own.
+  worker_threads& threads() const { return *threads_; }
 
   /// Runs all tokens from position 0, fills `staged` and returns the logits [vocabulary] after the last token.
   std::vector<float> prefill(std::span<int const> tokens, staged_prompt& staged, progress_report const& progress = {}) const;
@@ -85,11 +88,10 @@ class model {
   void output_logits(float const* x, std::int64_t rows, float* logits) const;
 
   model_config config_;
-  std::vector<double> frequencies_;
-  std::vector<float> inverse_frequencies_;
+  std::vector<double> inverse_frequencies_;
   std::vector<float> embedding_, output_norm_, output_;  // output_ is empty if tied
   std::vector<layer_weights> layers_;
-  std::unique_ptr<workers> workers_;
+  std::unique_ptr<worker_threads> threads_;
 };
 
 }  // namespace engine

@@ -158,10 +158,17 @@ template <int Rows>
       float const *const from = x + r * in, *const weights = w + o * in;
       float* const to = out + r * out_width + o;
       switch (std::min<std::int64_t>(4, rows - r)) {
-        case 1: dot_tile<1>(from, in, weights, to, out_width); break;
-        case 2: dot_tile<2>(from, in, weights, to, out_width); break;
-        case 3: dot_tile<3>(from, in, weights, to, out_width); break;
-        default: dot_tile<4>(from, in, weights, to, out_width);
+        case 1:
+          dot_tile<1>(from, in, weights, to, out_width);
+          break;
+        case 2:
+          dot_tile<2>(from, in, weights, to, out_width);
+          break;
+        case 3:
+          dot_tile<3>(from, in, weights, to, out_width);
+          break;
+        default:
+          dot_tile<4>(from, in, weights, to, out_width);
       }
     }
   for (; o < end; ++o)
@@ -237,10 +244,10 @@ double log_sum_exp(float const* logits, std::int64_t n) {
   return top + std::log(sum);
 }
 
-void linear(float const* x, std::int64_t rows, std::int64_t in, float const* w, std::int64_t out_width, float* out, workers& on) {
-  std::int64_t const wanted = out_width / (8 * on.size());  // several slices a thread, so that a slow one does not hold up the rest
+void linear(float const* x, std::int64_t rows, std::int64_t in, float const* w, std::int64_t out_width, float* out, worker_threads& on) {
+  std::int64_t const wanted = out_width / (8 * on.workers());  // several slices a thread, so that a slow one does not hold up the rest
   std::int64_t const slice = rows <= 16 ? std::clamp<std::int64_t>(wanted / 16 * 16, 16, 1024) : std::clamp<std::int64_t>(wanted / 16 * 16, 96, 512);
-  on.each((out_width + slice - 1) / slice, [&](std::int64_t task) {
+  on.run((out_width + slice - 1) / slice, [&](std::int64_t task, int) {
     std::int64_t const begin = task * slice, end = std::min(out_width, begin + slice);
     if (rows <= 16)
       few_rows(x, rows, in, w, begin, end, out, out_width);
@@ -250,32 +257,32 @@ void linear(float const* x, std::int64_t rows, std::int64_t in, float const* w, 
   });
 }
 
-workers::workers(int threads) {
+worker_threads::worker_threads(int threads) {
   openblas_set_num_threads(1);
-  for (int i = 1; i < threads; ++i)
-    threads_.emplace_back([this] {
+  for (int worker = 1; worker < threads; ++worker)
+    threads_.emplace_back([this, worker] {
       for (unsigned seen = 0;;) {
         round_.wait(seen);
         ++seen;
         if (stop_) return;
-        take();
+        take(worker);
         running_.fetch_sub(1);
         running_.notify_one();
       }
     });
 }
 
-workers::~workers() {
+worker_threads::~worker_threads() {
   stop_ = true;
   ++round_;
   round_.notify_all();
   for (std::thread& thread : threads_) thread.join();
 }
 
-void workers::take() {
+void worker_threads::take(int worker) {
   for (std::int64_t i; (i = next_.fetch_add(1)) < count_;) {
     try {
-      (*work_)(i);
+      (*work_)(i, worker);
     } catch (...) {
       std::lock_guard lock(failure_mutex_);
       if (!failure_) failure_ = std::current_exception();
@@ -283,7 +290,7 @@ void workers::take() {
   }
 }
 
-void workers::each(std::int64_t count, std::function<void(std::int64_t)> const& work) {
+void worker_threads::run(std::int64_t count, item_work const& work) {
   work_ = &work;
   count_ = count;
   next_ = 0;
@@ -292,10 +299,10 @@ void workers::each(std::int64_t count, std::function<void(std::int64_t)> const& 
     running_ = int(threads_.size());
     ++round_;
     round_.notify_all();
-    take();
+    take(0);
     for (int left; (left = running_.load()) > 0;) running_.wait(left);
   } else {
-    take();
+    take(0);
   }
   if (failure_) std::rethrow_exception(failure_);
 }

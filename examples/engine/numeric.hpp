@@ -9,23 +9,25 @@
 
 namespace engine {
 
-/// A fixed set of threads. Matrix products run one BLAS call per thread on slices, so BLAS's own threads stay off.
-class workers {
+/// A fixed set of threads; a cellar::host::executor wraps it too. Matrix products run one BLAS call per thread on slices, so BLAS's own threads stay off.
+class worker_threads {
  public:
-  explicit workers(int threads);
-  ~workers();
-  workers(workers const&) = delete;
-  workers& operator=(workers const&) = delete;
+  using item_work = std::function<void(std::int64_t item, int worker)>;
 
-  int size() const { return int(threads_.size()) + 1; }
+  explicit worker_threads(int threads);
+  ~worker_threads();
+  worker_threads(worker_threads const&) = delete;
+  worker_threads& operator=(worker_threads const&) = delete;
 
-  /// Calls work(i) for all i in [0, count), on the calling thread too; rethrows the first exception. One call at a time.
-  void each(std::int64_t count, std::function<void(std::int64_t)> const& work);
+  int workers() const { return int(threads_.size()) + 1; }
+
+  /// Calls work(item, worker) for all items in [0, count), on the calling thread (worker 0) too; rethrows the first exception. One call at a time.
+  void run(std::int64_t count, item_work const& work);
 
  private:
-  void take();
+  void take(int worker);
 
-  std::function<void(std::int64_t)> const* work_ = nullptr;
+  item_work const* work_ = nullptr;
   std::int64_t count_ = 0;
   std::atomic<std::int64_t> next_ = 0;
   std::atomic<int> running_ = 0;
@@ -37,7 +39,7 @@ class workers {
 };
 
 /// out[r][o] = sum over i of x[r][i] * w[o][i]; x [rows, in], w [out_width, in], out [rows, out_width]. Reads w once.
-void linear(float const* x, std::int64_t rows, std::int64_t in, float const* w, std::int64_t out_width, float* out, workers& on);
+void linear(float const* x, std::int64_t rows, std::int64_t in, float const* w, std::int64_t out_width, float* out, worker_threads& on);
 
 /// Turns a row of logits into exp(logit - maximum) and returns the sum; relative error of exp about 1e-7, exact zero below exp(-87).
 float exponentials(float* row, std::int64_t n, float maximum);

@@ -1,0 +1,242 @@
+#include "engine/tokenizer.hpp"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <queue>
+#include <stdexcept>
+#include <tuple>
+
+namespace engine {
+
+namespace {
+
+/// How byte-level BPE writes each byte: printable ones as themselves, the others as the characters from U+0100 on.
+std::array<std::string, 256> byte_characters() {
+  std::array<std::string, 256> written;
+  int next = 256;
+  for (int b = 0; b < 256; ++b) {
+    bool const is_printable = (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae;
+    int const code = is_printable ? b : next++;
+    if (code < 0x80)
+      written[std::size_t(b)] = char(code);
+    else
+      written[std::size_t(b)] = {char(0xc0 | code >> 6), char(0x80 | (code & 0x3f))};
+  }
+  return written;
+}
+
+std::uint64_t pair_key(int left, int right) { return std::uint64_t(std::uint32_t(left)) << 32 | std::uint32_t(right); }
+
+// The pre-tokenizers of the models' authors, as llama.cpp has them. Each pattern splits the pieces that the one before left.
+std::vector<char const*> patterns_of(std::string const& name) {
+  if (name == "qwen2")
+    return {R"((?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
+  if (name == "smollm") return {R"(\p{N})", R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S))"};
+  throw std::invalid_argument("The pre-tokenizer \"" + name + "\" is not known; this tokenizer has qwen2 and smollm.");
+}
+
+}  // namespace
+
+/// A compiled regular expression.
+class tokenizer::pattern {
+ public:
+  explicit pattern(char const* text) {
+    int error = 0;
+    PCRE2_SIZE at = 0;
+    code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text), PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &error, &at, nullptr));
+    if (!code_) throw std::logic_error("a pre-tokenizer's pattern does not compile");
+    pcre2_jit_compile(code_.get(), PCRE2_JIT_COMPLETE);  // where it cannot, matching interprets
+  }
+
+  /// Cuts a text into matches and what lies between them.
+  void split(std::string_view text, std::vector<std::string_view>& to) const {
+    std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> const match(pcre2_match_data_create(1, nullptr), pcre2_match_data_free);
+    std::size_t done = 0;
+    while (done < text.size()) {
+      int const found = pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), done, PCRE2_NO_UTF_CHECK, match.get(), nullptr);
+      if (found == PCRE2_ERROR_NOMATCH) break;
+      if (found < 0) throw std::runtime_error("Splitting a text into words failed: PCRE2 error " + std::to_string(found) + ".");
+      auto const* const range = pcre2_get_ovector_pointer(match.get());
+      if (range[0] > done) to.push_back(text.substr(done, range[0] - done));
+      to.push_back(text.substr(range[0], range[1] - range[0]));
+      done = range[1];
+    }
+    if (done < text.size()) to.push_back(text.substr(done));
+  }
+
+ private:
+  std::unique_ptr<pcre2_code, decltype([](pcre2_code* c) { pcre2_code_free(c); })> code_;
+};
+
+vocabulary read_vocabulary(gguf_file const& file) {
+  std::string const prefix = "tokenizer.ggml.";
+  auto const model = file.get<std::string>(prefix + "model");
+  if (model != "gpt2") throw gguf_error("The model's tokenizer is \"" + model + "\"; this engine reads byte-level BPE (\"gpt2\").");
+  vocabulary v;
+  v.pre_tokenizer = file.get<std::string>(prefix + "pre");
+  v.tokens = file.get<std::vector<std::string>>(prefix + "tokens");
+  v.merges = file.get<std::vector<std::string>>(prefix + "merges");
+  if (file.has(prefix + "token_type")) v.kinds = file.get<std::vector<std::int64_t>>(prefix + "token_type");
+  auto const id = [&](std::string const& key) {
+    auto const x = file.get<std::int64_t>(prefix + key);
+    if (x < 0 || x >= std::int64_t(v.tokens.size())) throw gguf_error("The model's " + key + " is not one of its tokens.");
+    return int(x);
+  };
+  for (char const* const key : {"eos_token_id", "eot_token_id"})
+    if (file.has(prefix + key)) v.ends.push_back(id(key));
+  for (std::size_t i = 0; i < v.tokens.size(); ++i)
+    if (v.tokens[i] == "<|im_end|>" || v.tokens[i] == "<|endoftext|>") v.ends.push_back(int(i));
+  if (file.has(prefix + "add_bos_token") && file.get<bool>(prefix + "add_bos_token")) v.begin = id("bos_token_id");
+  return v;
+}
+
+tokenizer::tokenizer(vocabulary const& from) : begin_(from.begin) {
+  auto const require = [](bool condition, std::string const& what) {
+    if (!condition) throw std::invalid_argument("The vocabulary contradicts itself: " + what + ".");
+  };
+  require(!from.tokens.empty() && from.tokens.size() < std::size_t(std::numeric_limits<int>::max()), "it has no tokens, or too many");
+  require(from.kinds.empty() || from.kinds.size() == from.tokens.size(), "it has not one kind for every token");
+
+  auto const written = byte_characters();
+  std::unordered_map<std::string, char> bytes;  // written character -> byte
+  for (int b = 0; b < 256; ++b) bytes.emplace(written[std::size_t(b)], char(b));
+  std::unordered_map<std::string, int> ids;
+  bytes_.reserve(from.tokens.size());
+  for (std::size_t i = 0; i < from.tokens.size(); ++i) {
+    std::string const& token = from.tokens[i];
+    ids.emplace(token, int(i));
+    auto const kind = from.kinds.empty() ? vocabulary::kind::normal : vocabulary::kind(from.kinds[i]);
+    if (kind == vocabulary::kind::control || kind == vocabulary::kind::user_defined) {
+      require(!token.empty(), "a special token is empty");
+      bytes_.push_back(token);
+      if (special_ids_.emplace(token, int(i)).second) specials_.push_back(token);
+      continue;
+    }
+    std::string plain;
+    for (std::size_t at = 0; at < token.size();) {
+      std::size_t const length = (token[at] & 0x80) == 0 ? 1 : 2;
+      auto const byte = bytes.find(token.substr(at, length));
+      if (byte == bytes.end()) {  // a token outside the byte alphabet can only be decoded
+        plain = token;
+        break;
+      }
+      plain += byte->second;
+      at += length;
+    }
+    bytes_.push_back(std::move(plain));
+  }
+  std::sort(specials_.begin(), specials_.end(), [](auto const& a, auto const& b) { return a.size() != b.size() ? a.size() > b.size() : a < b; });
+
+  for (int b = 0; b < 256; ++b) {
+    auto const id = ids.find(written[std::size_t(b)]);
+    byte_ids_[b] = id == ids.end() ? -1 : id->second;
+  }
+  for (std::size_t rank = 0; rank < from.merges.size(); ++rank) {
+    std::string const& m = from.merges[rank];
+    auto const space = m.find(' ', 1);
+    require(space != std::string::npos && space + 1 < m.size(), "the merge \"" + m + "\" is not a pair");
+    auto const left = ids.find(m.substr(0, space)), right = ids.find(m.substr(space + 1)), both = ids.find(m.substr(0, space) + m.substr(space + 1));
+    require(left != ids.end() && right != ids.end() && both != ids.end(), "the merge \"" + m + "\" names a token that is not there");
+    merges_.emplace(pair_key(left->second, right->second), merge{int(rank), both->second});
+  }
+  ends_.resize(from.tokens.size());
+  for (int const id : from.ends) {
+    require(id >= 0 && id < size(), "an end token is not one of its tokens");
+    ends_[std::size_t(id)] = true;
+  }
+  require(begin_ >= -1 && begin_ < size(), "the begin token is not one of its tokens");
+  for (char const* const text : patterns_of(from.pre_tokenizer)) patterns_.emplace_back(text);
+}
+
+tokenizer::~tokenizer() = default;
+tokenizer::tokenizer(tokenizer&&) noexcept = default;
+
+std::vector<int> tokenizer::encode(std::string_view text, bool parse_special) const {
+  // PCRE2 checks UTF-8 as a side effect of matching; here once for the whole text.
+  std::unique_ptr<pcre2_code, decltype(&pcre2_code_free)> const nothing(
+      [] {
+        int error = 0;
+        PCRE2_SIZE at = 0;
+        return pcre2_compile(reinterpret_cast<PCRE2_SPTR>(""), 0, PCRE2_UTF, &error, &at, nullptr);
+      }(),
+      pcre2_code_free);
+  std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> const match(pcre2_match_data_create(1, nullptr), pcre2_match_data_free);
+  if (pcre2_match(nothing.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0, 0, match.get(), nullptr) < 0)
+    throw std::invalid_argument("The text is not valid UTF-8.");
+
+  std::vector<int> ids;
+  if (begin_ >= 0) ids.push_back(begin_);
+  std::size_t done = 0;
+  for (std::size_t at = 0; parse_special && at < text.size();) {
+    auto const special = std::find_if(specials_.begin(), specials_.end(), [&](std::string const& s) { return text.compare(at, s.size(), s) == 0; });
+    if (special == specials_.end()) {
+      ++at;
+      continue;
+    }
+    encode_plain(text.substr(done, at - done), ids);
+    ids.push_back(special_ids_.at(*special));
+    done = at += special->size();
+  }
+  encode_plain(text.substr(done), ids);
+  return ids;
+}
+
+void tokenizer::encode_plain(std::string_view text, std::vector<int>& to) const {
+  std::vector<std::string_view> pieces, smaller;
+  if (!text.empty()) pieces.push_back(text);
+  for (pattern const& p : patterns_) {
+    smaller.clear();
+    for (auto const piece : pieces) p.split(piece, smaller);
+    pieces.swap(smaller);
+  }
+  for (auto const piece : pieces) encode_piece(piece, to);
+}
+
+void tokenizer::encode_piece(std::string_view piece, std::vector<int>& to) const {
+  struct symbol {
+    int id, before, after;
+  };
+  std::vector<symbol> symbols;
+  for (char const c : piece) {
+    int const id = byte_ids_[static_cast<unsigned char>(c)], n = int(symbols.size());
+    if (id < 0) throw std::invalid_argument("The text has a byte that the model's vocabulary lacks.");
+    symbols.push_back({id, n - 1, n + 1});
+  }
+  symbols.back().after = -1;
+
+  using candidate = std::tuple<int, int, int, int>;  // rank, left symbol, ids of both when it was found
+  std::priority_queue<candidate, std::vector<candidate>, std::greater<>> best;
+  auto const consider = [&](int left) {
+    if (left < 0 || symbols[std::size_t(left)].after < 0) return;
+    int const a = symbols[std::size_t(left)].id, b = symbols[std::size_t(symbols[std::size_t(left)].after)].id;
+    auto const found = merges_.find(pair_key(a, b));
+    if (found != merges_.end()) best.emplace(found->second.rank, left, a, b);
+  };
+  for (int i = 0; i < int(symbols.size()); ++i) consider(i);
+  while (!best.empty()) {
+    auto const [rank, i, a, b] = best.top();
+    best.pop();
+    symbol& left = symbols[std::size_t(i)];
+    if (left.id != a || left.after < 0 || symbols[std::size_t(left.after)].id != b) continue;  // merged meanwhile
+    symbol& right = symbols[std::size_t(left.after)];
+    left.id = merges_.at(pair_key(a, b)).result;
+    right.id = -1;
+    left.after = right.after;
+    if (left.after >= 0) symbols[std::size_t(left.after)].before = i;
+    consider(left.before);
+    consider(i);
+  }
+  for (int i = 0; i >= 0; i = symbols[std::size_t(i)].after) to.push_back(symbols[std::size_t(i)].id);
+}
+
+std::string tokenizer::decode(std::span<int const> tokens) const {
+  std::string text;
+  for (int const id : tokens) text += token_bytes(id);
+  return text;
+}
+
+}  // namespace engine

@@ -1,0 +1,42 @@
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+/// Documents of the Text2JSON task: a text full of facts, and all of them as JSON. Read from any JSONL file of that format, or generated.
+namespace text2json {
+
+struct document {
+  std::string problem;  ///< The whole prompt.
+  std::string answer;   ///< The gold JSON text: a list of objects with "name" and further fields.
+};
+
+/// text2json: every entity of the text. needle: one fact among prose. needles: one of many facts that are alike.
+enum class task { text2json, needle, needles };
+
+/// Which subjects the generator writes about. `reserved` ones are kept for final tables: no design decision has seen them.
+enum class subjects { design, reserved };
+
+struct generator {
+  task kind = task::text2json;
+  subjects from = subjects::design;
+  std::uint64_t seed = 1;
+  int tokens = 2000;  ///< Length to aim at, within 5 percent from 1000 on.
+  std::function<int(std::string_view)> count_tokens;
+
+  /// Document `index` of the seed: the same on every machine.
+  document operator()(int index) const;
+};
+
+/// Reads a JSONL file of objects with "problem" and "answer"; blank lines are passed over.
+///
+/// Errors  std::runtime_error with file, line and what is wrong
+std::vector<document> read_jsonl(std::filesystem::path const& path);
+
+/// Errors  std::runtime_error where the file cannot be written
+void write_jsonl(std::filesystem::path const& path, std::vector<document> const& documents);
+
+}  // namespace text2json
