@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <set>
@@ -14,19 +15,27 @@ namespace {
 
 using texts = std::vector<std::string>;
 
-/// std::uniform_int_distribution differs between libraries; this does not.
+/// Random choices that are the same on every machine; std::uniform_int_distribution differs between libraries.
 class dice {
  public:
   explicit dice(std::uint64_t seed) : engine_(seed) {}
   int below(int n) { return int(engine_() % std::uint64_t(n)); }
-  std::string const& of(texts const& list) { return list[std::size_t(below(int(list.size())))]; }
-  template <class T>
-  void shuffle(std::vector<T>& list) {
-    for (std::size_t i = list.size(); i > 1; --i) std::swap(list[i - 1], list[std::size_t(below(int(i)))]);
+
+  /// Deals from a list as from a deck: no word comes twice before all have come, so that the facts of one text are told apart by their first words.
+  std::string const& of(texts const& list) {
+    auto& deck = decks_[&list];
+    if (deck.empty()) {
+      for (int i = 0; i < int(list.size()); ++i) deck.push_back(i);
+      for (std::size_t i = deck.size(); i > 1; --i) std::swap(deck[i - 1], deck[std::size_t(below(int(i)))]);
+    }
+    int const card = deck.back();
+    deck.pop_back();
+    return list[std::size_t(card)];
   }
 
  private:
   std::mt19937_64 engine_;
+  std::map<texts const*, std::vector<int>> decks_;
 };
 
 std::string replaced(std::string text, std::string const& mark, std::string const& by) {
@@ -45,9 +54,23 @@ texts const last_names{"Keller", "Moreau", "Lindgren", "Okafor", "Petrov",  "Tan
 texts const cities{"Lisbon",  "Oslo",    "Vienna", "Prague",  "Dublin",   "Turin",   "Geneva",  "Porto",   "Krakow",   "Malmo",
                    "Ghent",   "Seville", "Zagreb", "Tallinn", "Bergen",   "Nantes",  "Leipzig", "Utrecht", "Valencia", "Riga",
                    "Bologna", "Graz",    "Aarhus", "Antwerp", "Toulouse", "Cologne", "Vilnius", "Split",   "Tampere",  "Lyon"};
-texts const syllables{"Vel", "Zan", "Mor", "Kel", "Tri", "Bar", "Nov", "Sil", "Qua", "Fen",
-                      "Hal", "Dor", "Lum", "Cas", "Ori", "Pra", "Ryn", "Tal", "Ber", "Gim"};
+texts const starts{"Vel", "Zan", "Mor", "Kel", "Tri", "Bar", "Nov", "Sil", "Qua", "Fen", "Hal", "Dor", "Lum", "Cas", "Ori", "Pra",
+                   "Ryn", "Tal", "Ber", "Gim", "Jas", "Wex", "Ulm", "Yor", "Ast", "Ced", "Ebb", "Ivo", "Nar", "Pol", "Sab", "Tor"};
 texts const endings{"mora", "tex", "dyne", "via", "lon", "star", "wick", "nor", "field", "tron", "gard", "mont", "ridge", "sen", "vale", "port"};
+texts const trades{"Systems", "Foods", "Textiles", "Logistics", "Optics", "Energy", "Robotics", "Paper", "Motors", "Glass", "Software", "Shipping"};
+texts const specialties{"cardiology", "neurology",     "dermatology", "pediatrics",    "oncology",    "orthopedics", "radiology",  "urology",
+                        "psychiatry", "ophthalmology", "surgery",     "endocrinology", "allergology", "geriatrics",  "hematology", "rheumatology"};
+texts const hospitals{"General Hospital", "University Hospital", "Medical Center", "City Clinic", "Memorial Hospital"};
+texts const goods{"Lamp", "Kettle", "Speaker", "Backpack", "Keyboard", "Heater", "Camera", "Drill", "Chair", "Mixer", "Clock", "Scale"};
+texts const colors{"red", "blue", "green", "black", "white", "silver", "orange", "purple", "brown", "yellow", "grey", "pink"};
+texts const adjectives{"Silent",  "Last",     "Golden",  "Broken", "Distant",  "Hidden",  "Winter",    "Burning", "Paper",
+                       "Crimson", "Empty",    "Seventh", "Velvet", "Hollow",   "Bitter",  "Frozen",    "Gentle",  "Iron",
+                       "Lonely",  "Midnight", "Painted", "Quiet",  "Restless", "Scarlet", "Wandering", "Stolen"};
+texts const nouns{"River",  "Garden", "Letter",   "Mirror", "Harbor", "Orchard", "Station", "Island",  "Bridge", "Lantern",  "Summer",  "Witness", "Violin",
+                  "Castle", "Debt",   "Elevator", "Forest", "Guest",  "Hunter",  "Journey", "Kingdom", "Meadow", "Neighbor", "Prophet", "Shadow",  "Voyage"};
+texts const vessels{"MS", "SS", "MV", "RV"};
+texts const vessel_words{"Pearl", "Spirit", "Wave", "Pioneer", "Venture", "Crown", "Breeze", "Horizon"};
+texts const collections{"Glass", "Clocks", "Maps", "Textiles", "Coins", "Music", "Toys", "Railways", "Ceramics", "Photography", "Ships", "Letters"};
 
 /// What a domain is about, and how its facts are put into words: {n} name, {a} and {b} the two fields.
 struct domain {
@@ -62,12 +85,12 @@ std::string person(dice& d) {
   return first + " " + d.of(last_names);
 }
 std::string invented(dice& d) {
-  std::string const& start = d.of(syllables);
+  std::string const& start = d.of(starts);
   return start + d.of(endings);
 }
 std::string year(dice& d, int from, int to) { return std::to_string(from + d.below(to - from)); }
-auto one_of(texts list) {
-  return [list = std::move(list)](dice& d) { return d.of(list); };
+auto one_of(texts const& list) {
+  return [&list](dice& d) { return d.of(list); };
 }
 
 std::vector<domain> design_domains() {
@@ -75,35 +98,33 @@ std::vector<domain> design_domains() {
            {"city", "founder"},
            [](dice& d) {
              std::string const n = invented(d);
-             return n + " " + d.of({"Systems", "Foods", "Textiles", "Logistics", "Optics", "Energy", "Robotics", "Paper"});
+             return n + " " + d.of(trades);
            },
            one_of(cities),
            person,
-           {"{n} has its headquarters in {a} and was founded by {b}.", "Founded by {b}, {n} is based in {a}.",
-            "The company {n}, which {b} founded, has its main office in {a}.", "{b} founded {n}. The company is based in {a}.",
-            "The head office of {n} is in {a}; its founder is {b}.", "In {a} stands the head office of {n}, a company founded by {b}."}},
+           {"{n} has its headquarters in {a} and was founded by {b}.", "{n} is based in {a}. It was founded by {b}.",
+            "The headquarters of {n} are in {a}, and the founder of the company is {b}.", "{n}, founded by {b}, has its main office in {a}.",
+            "In {a} stands the head office of {n}, a company founded by {b}."}},
           {"doctors",
            {"specialty", "hospital"},
            [](dice& d) { return "Dr. " + person(d); },
-           one_of({"cardiology", "neurology", "dermatology", "pediatrics", "oncology", "orthopedics", "radiology", "urology", "psychiatry", "ophthalmology",
-                   "surgery", "endocrinology"}),
+           one_of(specialties),
            [](dice& d) {
              std::string const c = d.of(cities);
-             return c + " " + d.of({"General Hospital", "University Hospital", "Medical Center", "City Clinic", "Memorial Hospital"});
+             return c + " " + d.of(hospitals);
            },
-           {"{n} practises {a} at {b}.", "{n} works in {a} and sees patients at {b}.", "At {b}, the department of {a} is led by {n}.",
-            "The specialty of {n} is {a}. The doctor works at {b}.", "Patients of {b} know {n}, whose specialty is {a}."}},
+           {"{n} practises {a} at {b}.", "The specialty of {n} is {a}, and the doctor works at {b}.", "{n} works in {a} and sees patients at {b}.",
+            "{n} belongs to the staff of {b}. The doctor's specialty is {a}.", "At {b} works {n}, whose specialty is {a}."}},
           {"products",
            {"price", "color"},
            [](dice& d) {
              std::string const n = invented(d);
-             return n + " " + d.of({"Lamp", "Kettle", "Speaker", "Backpack", "Keyboard", "Heater", "Camera", "Drill", "Chair", "Mixer"}) + " " +
-                    std::to_string(100 + d.below(900));
+             return n + " " + d.of(goods) + " " + std::to_string(100 + d.below(900));
            },
            [](dice& d) { return std::to_string(12 + d.below(980)) + " dollars"; },
-           one_of({"red", "blue", "green", "black", "white", "silver", "orange", "purple", "brown", "yellow", "grey", "pink"}),
-           {"The {n} costs {a} and comes in {b}.", "The {n} is sold in {b} for {a}.", "For {a} the shop offers the {n}, which is {b}.",
-            "The {n} is {b}. Its price is {a}.", "The price of the {n} is {a}, and its color is {b}."}},
+           one_of(colors),
+           {"The {n} costs {a} and comes in {b}.", "The {n} is sold in {b} for {a}.", "The price of the {n} is {a}, and its color is {b}.",
+            "The {n} is {b}. Its price is {a}.", "Customers pay {a} for the {n}, which is {b}."}},
           {"films",
            {"director", "year"},
            [](dice& d) {
@@ -111,36 +132,36 @@ std::vector<domain> design_domains() {
                  d.of({"Silent", "Last", "Golden", "Broken", "Distant", "Hidden", "Winter", "Burning", "Paper", "Crimson", "Empty", "Seventh"});
              std::string const noun =
                  d.of({"River", "Garden", "Letter", "Mirror", "Harbor", "Orchard", "Station", "Island", "Bridge", "Lantern", "Summer", "Witness"});
-             return "The " + adjective + " " + noun + " of " + invented(d);
+             return "The " + adjective + " " + d.of(nouns);
            },
            person,
            [](dice& d) { return year(d, 1931, 2020); },
-           {"The film {n} was directed by {a} and released in {b}.", "{a} directed {n}, which came out in {b}.",
-            "Released in {b}, {n} is a film by the director {a}.", "{n} reached the cinemas in {b}. Its director was {a}.",
-            "In {b} the director {a} presented the film {n}."}}};
+           {"The film {n} was directed by {a} and released in {b}.", "{n} is a film by the director {a}. It came out in {b}.",
+            "The director of {n} is {a}; the film came out in {b}.", "{n} reached the cinemas in {b}. Its director was {a}.",
+            "In {b}, {n} was released, a film by the director {a}."}}};
 }
 
 std::vector<domain> reserved_domains() {
   return {{"ships",
            {"port", "captain"},
            [](dice& d) {
-             std::string const kind = d.of({"MS", "SS", "MV", "RV"});
-             return kind + " " + invented(d) + " " + d.of({"Pearl", "Spirit", "Wave", "Pioneer", "Venture", "Crown"});
+             std::string const& kind = d.of(vessels);
+             return kind + " " + invented(d) + " " + d.of(vessel_words);
            },
            one_of(cities),
            person,
-           {"The home port of the {n} is {a}, and her captain is {b}.", "Captain {b} commands the {n}, which sails from {a}.",
-            "From {a} sails the {n}. Her captain is {b}.", "The {n} is registered in {a} under captain {b}."}},
+           {"The home port of the {n} is {a}, and her captain is {b}.", "The {n} sails from {a} under captain {b}.",
+            "The {n}, whose home port is {a}, is commanded by captain {b}.", "From {a} sails the {n}. Her captain is {b}."}},
           {"museums",
            {"city", "year"},
            [](dice& d) {
              std::string const n = invented(d);
-             return n + " Museum of " + d.of({"Glass", "Clocks", "Maps", "Textiles", "Coins", "Music", "Toys", "Railways", "Ceramics", "Photography"});
+             return n + " Museum of " + d.of(collections);
            },
            one_of(cities),
            [](dice& d) { return year(d, 1820, 2020); },
-           {"The {n} stands in {a} and opened in {b}.", "Opened in {b}, the {n} is one of the sights of {a}.",
-            "In {a}, visitors find the {n}, which opened in {b}.", "The {n} opened in {b}. It is in {a}."}}};
+           {"The {n} stands in {a} and opened in {b}.", "In {a}, visitors find the {n}, which opened in {b}.", "The {n} opened in {b}. It is in {a}.",
+            "The {n} is one of the sights of {a} and opened in {b}."}}};
 }
 
 /// Prose that states nothing that is asked for.

@@ -1,0 +1,34 @@
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "engine/model.hpp"
+#include "engine/tokenizer.hpp"
+#include "text2json/documents.hpp"
+#include "text2json/metrics.hpp"
+
+namespace text2json {
+
+struct evaluation {
+  std::vector<std::string> schemes;  ///< dense first.
+  double budget = 0.03125;           ///< Share of the prompt's tokens that a scheme may choose.
+  bool writes = true;                ///< Let each scheme write an answer of its own too, for the score.
+};
+
+/// What is being done: part, done, of.
+using progress_report = std::function<void(char const* part, std::int64_t done, std::int64_t of)>;
+
+struct document_evaluation {
+  std::int64_t prompt_tokens = 0, answer_tokens = 0;
+  std::vector<document_result> schemes;
+};
+
+/// Prefills a document densely, then decodes its answer with all schemes in lockstep: one row of the batch is fed the gold answer,
+/// one goes its own way.
+///
+/// Errors  std::invalid_argument where the prompt and answer do not fit the model's context
+document_evaluation evaluate(evaluation const& what, document const& d, engine::model const& model, engine::tokenizer const& tokenizer,
+                             progress_report const& progress);
+
+}  // namespace text2json

@@ -1,0 +1,112 @@
+#include "text2json/metrics.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <stdexcept>
+#include <tuple>
+#include <utility>
+
+namespace text2json {
+
+estimate bootstrap_ratio(std::vector<double> const& numerators, std::vector<double> const& denominators, std::uint64_t seed, int resamples) {
+  auto const n = numerators.size();
+  auto const ratio = [&](auto const& document) {
+    double top = 0, bottom = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+      top += numerators[document(i)];
+      bottom += denominators[document(i)];
+    }
+    return bottom > 0 ? top / bottom : std::numeric_limits<double>::quiet_NaN();
+  };
+  double const mean = ratio([](std::size_t i) { return i; });
+  std::mt19937_64 engine(seed);
+  std::vector<double> draws;
+  std::vector<std::size_t> drawn(n);
+  for (int r = 0; r < resamples; ++r) {
+    for (auto& d : drawn) d = std::size_t(engine() % n);
+    double const x = ratio([&](std::size_t i) { return drawn[i]; });
+    if (!std::isnan(x)) draws.push_back(x);
+  }
+  if (std::isnan(mean) || draws.empty()) return {mean, mean, mean};
+  std::sort(draws.begin(), draws.end());
+  auto const quantile = [&](double q) { return draws[std::size_t(std::lround(q * double(draws.size() - 1)))]; };
+  return {mean, quantile(0.025), quantile(0.975)};
+}
+
+scheme_summary summarize(std::string name, std::vector<document_result> const& scheme, std::vector<document_result> const& dense, std::uint64_t seed) {
+  if (scheme.empty() || scheme.size() != dense.size()) throw std::invalid_argument("summarize: one result of the scheme is needed for each of dense");
+  auto const n = scheme.size();
+  // Each measure is a sum and a count by document.
+  auto const over_documents = [&](auto const& measure) {
+    std::vector<double> sums(n), counts(n);
+    for (std::size_t i = 0; i < n; ++i) std::tie(sums[i], counts[i]) = measure(scheme[i], dense[i]);
+    return bootstrap_ratio(sums, counts, seed);
+  };
+  auto const over_fields = [&](auto const& counts, auto const& is_right) {
+    return over_documents([&](document_result const& s, document_result const& d) {
+      std::pair<double, double> p{};
+      for (std::size_t f = 0; f < s.fields.size(); ++f)
+        if (counts(s.fields[f], d.fields[f])) {
+          p.first += is_right(s.fields[f]);
+          p.second += 1;
+        }
+      return p;
+    });
+  };
+  auto const over_tokens = [&](auto const& value) {
+    return over_documents([&](document_result const& s, document_result const&) {
+      std::pair<double, double> p{0, double(s.tokens.size())};
+      for (token_result const& t : s.tokens) p.first += value(t);
+      return p;
+    });
+  };
+  auto const each = [&](auto const& value) {
+    return over_documents([&](document_result const& s, document_result const&) { return std::pair<double, double>(value(s), 1); });
+  };
+  auto const right = [](field_result const& f) { return double(f.is_right); };
+
+  scheme_summary to;
+  to.name = std::move(name);
+  to.lookup_accuracy = over_fields([](auto const& f, auto const&) { return !f.is_name; }, right);
+  to.retained = over_fields([](auto const& f, auto const& d) { return !f.is_name && d.is_right; }, right);
+  to.field_accuracy = over_fields([](auto const&, auto const&) { return true; }, right);
+  to.agreement = over_tokens([](token_result const& t) { return double(t.agrees); });
+  to.kl = over_tokens([](token_result const& t) { return t.kl; });
+  to.nll = over_tokens([](token_result const& t) { return t.nll; });
+  to.score = over_documents([](document_result const& s, document_result const&) { return std::pair(100 * s.score.value_or(0), s.score ? 1.0 : 0.0); });
+  to.output_error = each([](document_result const& s) {
+    double sum = 0;
+    for (double const e : s.output_error) sum += e;
+    return sum / double(s.output_error.size());
+  });
+  to.captured_mass = each([](document_result const& s) { return s.captured_mass; });
+  to.captured_far_mass = each([](document_result const& s) { return s.captured_far_mass; });
+  to.oracle_mass = each([](document_result const& s) { return s.oracle_mass; });
+
+  to.output_error_by_layer.assign(scheme[0].output_error.size(), 0.0);
+  double tokens = 0, steps = 0;
+  for (document_result const& d : scheme) {
+    for (std::size_t l = 0; l < d.output_error.size(); ++l) to.output_error_by_layer[l] += d.output_error[l] / double(n);
+    tokens += double(d.length);
+    steps += double(d.steps);
+    to.summary_bytes += d.bytes.summary;
+    to.always_near_bytes += d.bytes.always_near;
+    to.generated_bytes += d.bytes.generated;
+    to.pool_bytes += d.bytes.pool;
+    to.far_bytes += d.bytes.far;
+    to.moved_bytes += double(d.work.moved_bytes);
+    to.seconds += d.seconds;
+    to.stage_seconds.score += d.work.seconds.score;
+    to.stage_seconds.select += d.work.seconds.select;
+    to.stage_seconds.fetch += d.work.seconds.fetch;
+    to.stage_seconds.attend += d.work.seconds.attend;
+  }
+  for (double* const x : {&to.summary_bytes, &to.always_near_bytes, &to.generated_bytes, &to.pool_bytes, &to.far_bytes}) *x /= tokens;
+  for (double* const x : {&to.moved_bytes, &to.seconds, &to.stage_seconds.score, &to.stage_seconds.select, &to.stage_seconds.fetch, &to.stage_seconds.attend})
+    *x /= steps;
+  return to;
+}
+
+}  // namespace text2json

@@ -1,0 +1,63 @@
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cellar/core/statistics.hpp"
+
+namespace text2json {
+
+/// What a scheme did with one token of the gold answer, fed whatever it would have said itself.
+struct token_result {
+  bool agrees;  ///< Its likeliest token is dense attention's.
+  double kl;    ///< KL(dense, scheme), nats.
+  double nll;   ///< Of the gold token, nats.
+};
+
+/// A gold value is right if each of its tokens was the likeliest.
+struct field_result {
+  bool is_name, is_right;
+};
+
+/// One scheme on one document.
+struct document_result {
+  std::vector<token_result> tokens;
+  std::vector<field_result> fields;
+  std::optional<double> score;                      ///< Of the text that it wrote by itself; none where that was not asked for.
+  std::vector<double> output_error;                 ///< By layer: relative L2 error of attention's output, mean over measured steps.
+  double captured_mass = 0, captured_far_mass = 0;  ///< Share of dense attention on the attended tokens: of all tokens, of those before the window.
+  double oracle_mass = 0;                           ///< As captured_mass, for the best choice of as many tokens by exact scores.
+  struct {
+    double summary = 0, always_near = 0, generated = 0, pool = 0, far = 0;
+  } bytes;                  ///< Of one layer at the end.
+  std::int64_t length = 0;  ///< Tokens then.
+  std::int64_t steps = 0;   ///< Tokens decoded, all sequences of the scheme.
+  double seconds = 0;       ///< In the scheme's append and attend, all layers and steps.
+  cellar::statistics work;
+};
+
+/// A mean over documents with its 95 % interval by bootstrap; NaN where it is not defined.
+struct estimate {
+  double mean = 0, low = 0, high = 0;
+};
+
+struct scheme_summary {
+  std::string name;
+  estimate lookup_accuracy, retained, field_accuracy, agreement, kl, nll, score, output_error, captured_mass, captured_far_mass, oracle_mass;
+  std::vector<double> output_error_by_layer;
+  double summary_bytes = 0, always_near_bytes = 0, generated_bytes = 0, pool_bytes = 0, far_bytes = 0;  ///< A token and layer.
+  double moved_bytes = 0, seconds = 0;                                                                  ///< A step: all layers, one sequence.
+  decltype(cellar::statistics::seconds) stage_seconds;                                                  ///< A step, summed over threads.
+
+  double near_bytes() const { return summary_bytes + always_near_bytes + generated_bytes + pool_bytes; }
+};
+
+/// sum(numerators) / sum(denominators) over documents, and its interval over `resamples` draws of as many documents. Equal seeds draw the same
+/// documents, so estimates of several schemes are paired.
+estimate bootstrap_ratio(std::vector<double> const& numerators, std::vector<double> const& denominators, std::uint64_t seed, int resamples = 2000);
+
+/// Requires  as many documents of the scheme as of dense, in the same order, at least one
+scheme_summary summarize(std::string name, std::vector<document_result> const& scheme, std::vector<document_result> const& dense, std::uint64_t seed);
+
+}  // namespace text2json

@@ -1,0 +1,133 @@
+#include "text2json/report.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <csignal>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+
+namespace text2json {
+
+namespace {
+
+using nlohmann::ordered_json;
+
+std::string number(double x, int decimals) {
+  if (std::isnan(x)) return "-";
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", decimals, x);
+  return text;
+}
+
+ordered_json figure(double x) { return std::isnan(x) ? ordered_json(nullptr) : ordered_json(x); }
+
+}  // namespace
+
+std::string table_of(report const& r) {
+  std::vector<std::vector<std::string>> rows{{"scheme", "lookups", "95 %", "retained", "95 %", "agreement", "KL", "NLL", "score", "output error", "mass",
+                                              "far mass", "oracle", "summary B", "always near B", "generated B", "far B", "moved kB/step", "ms/step"}};
+  for (scheme_summary const& s : r.schemes) {
+    auto const interval = [](estimate const& e) { return number(e.low, 3) + " to " + number(e.high, 3); };
+    rows.push_back({s.name, number(s.lookup_accuracy.mean, 3), interval(s.lookup_accuracy), number(s.retained.mean, 3), interval(s.retained),
+                    number(s.agreement.mean, 3), number(s.kl.mean, 4), number(s.nll.mean, 3), number(s.score.mean, 1), number(s.output_error.mean, 4),
+                    number(s.captured_mass.mean, 3), number(s.captured_far_mass.mean, 3), number(s.oracle_mass.mean, 3), number(s.summary_bytes, 1),
+                    number(s.always_near_bytes, 1), number(s.generated_bytes, 1), number(s.far_bytes, 1), number(s.moved_bytes / 1000, 1),
+                    number(1000 * s.seconds, 1)});
+  }
+  std::string text;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    for (std::size_t c = 0; c < rows[i].size(); ++c) {
+      std::size_t width = 0;
+      for (auto const& row : rows) width = std::max(width, row[c].size());
+      std::string const pad(width - rows[i][c].size(), ' ');
+      text += "| " + (c == 0 ? rows[i][c] + pad : pad + rows[i][c]) + " ";
+    }
+    text += "|\n";
+    if (i == 0) {
+      for (std::size_t c = 0; c < rows[0].size(); ++c) text += c == 0 ? "|---" : "|---:";
+      text += "|\n";
+    }
+  }
+  return text;
+}
+
+void write_json(report const& r, std::filesystem::path const& path) {
+  ordered_json root{{"model", r.model},
+                    {"task", r.task},
+                    {"device", r.device},
+                    {"threads", r.threads},
+                    {"seed", r.seed},
+                    {"budget", r.budget},
+                    {"documents", r.documents},
+                    {"prompt_tokens", r.prompt_tokens},
+                    {"answer_tokens", r.answer_tokens},
+                    {"lookups", r.lookups},
+                    {"compiler", r.compiler},
+                    {"commit", r.commit}};
+  root["schemes"] = ordered_json::array();
+  for (scheme_summary const& s : r.schemes) {
+    ordered_json one{{"name", s.name}};
+    auto const add = [&](char const* name, estimate const& e) {
+      one[name] = figure(e.mean);
+      one[std::string(name) + "_interval"] = {figure(e.low), figure(e.high)};
+    };
+    add("lookup_accuracy", s.lookup_accuracy);
+    add("retained", s.retained);
+    add("field_accuracy", s.field_accuracy);
+    add("agreement", s.agreement);
+    add("kl", s.kl);
+    add("nll", s.nll);
+    add("score", s.score);
+    add("output_error", s.output_error);
+    one["output_error_by_layer"] = s.output_error_by_layer;
+    add("captured_mass", s.captured_mass);
+    add("captured_far_mass", s.captured_far_mass);
+    add("oracle_mass", s.oracle_mass);
+    one["summary_bytes_per_token"] = s.summary_bytes;
+    one["always_near_bytes_per_token"] = s.always_near_bytes;
+    one["generated_bytes_per_token"] = s.generated_bytes;
+    one["pool_bytes_per_token"] = s.pool_bytes;
+    one["far_bytes_per_token"] = s.far_bytes;
+    one["moved_bytes_per_step"] = s.moved_bytes;
+    one["hit_rate"] = nullptr;  // no pool
+    one["seconds_per_step"] = s.seconds;
+    one["seconds_per_stage"] = {
+        {"score", s.stage_seconds.score}, {"select", s.stage_seconds.select}, {"fetch", s.stage_seconds.fetch}, {"attend", s.stage_seconds.attend}};
+    root["schemes"].push_back(std::move(one));
+  }
+  std::ofstream out(path);
+  out << root.dump(2) << '\n';
+  if (!out.flush()) throw std::runtime_error("The report " + path.string() + " cannot be written.");
+}
+
+bool draw_plot(report const& r, std::filesystem::path const& svg) {
+  std::string file;
+  for (char const c : svg.string()) file += c == '\'' ? "''" : std::string(1, c);
+  std::string script =
+      "set terminal svg size 900,600 background rgb 'white'\nset output '" + file + "'\nset logscale x 2\nset yrange [0:1.05]\nset grid\nunset key\n";
+  script += "set offsets graph 0.05, graph 0.2, 0, 0\n";
+  script += "set xlabel 'near bytes per token and layer: summary, sinks, window and generated tokens (none for dense: all its bytes are far)'\n";
+  script += "set ylabel 'lookup accuracy, 95 % interval'\nset title '" + r.task + ", " + std::to_string(r.documents) + " documents, budget " +
+            number(100 * r.budget, 3) + " % of the prompt' noenhanced\n";
+  script += "plot '-' using 1:2:3:4 with yerrorbars pt 7 lw 2, '-' using 1:2:3 with labels left offset 1,0.5 noenhanced\n";
+  std::string bars, labels;
+  for (scheme_summary const& s : r.schemes) {
+    estimate const& e = s.lookup_accuracy;
+    if (std::isnan(e.mean)) continue;
+    std::string const x = number(std::max(1.0, s.near_bytes()), 3);
+    bars += x + " " + number(e.mean, 5) + " " + number(e.low, 5) + " " + number(e.high, 5) + "\n";
+    labels += x + " " + number(e.mean, 5) + " " + s.name + "\n";
+  }
+  if (bars.empty()) return false;
+  script += bars + "e\n" + labels + "e\n";
+  auto* const on_broken_pipe = std::signal(SIGPIPE, SIG_IGN);  // a missing gnuplot is no reason to end
+  std::FILE* const pipe = popen("gnuplot 2>/dev/null", "w");
+  bool const is_written = pipe && std::fwrite(script.data(), 1, script.size(), pipe) == script.size();
+  bool const is_drawn = pipe && pclose(pipe) == 0;
+  std::signal(SIGPIPE, on_broken_pipe);
+  return is_written && is_drawn;
+}
+
+}  // namespace text2json

@@ -1,0 +1,28 @@
+#pragma once
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "text2json/metrics.hpp"
+
+namespace text2json {
+
+struct report {
+  std::string model, task, device, compiler, commit;
+  int threads = 0;
+  std::uint64_t seed = 0;
+  double budget = 0;  ///< Share of the prompt.
+  std::int64_t documents = 0, prompt_tokens = 0, answer_tokens = 0, lookups = 0;
+  std::vector<scheme_summary> schemes;
+};
+
+/// A table in Markdown, aligned for a terminal.
+std::string table_of(report const& r);
+
+/// Writes report.json. Figures that are not defined are null. Errors  std::runtime_error
+void write_json(report const& r, std::filesystem::path const& path);
+
+/// Draws lookup accuracy against near bytes per token and layer by gnuplot. False where gnuplot is not there or fails.
+bool draw_plot(report const& r, std::filesystem::path const& svg);
+
+}  // namespace text2json

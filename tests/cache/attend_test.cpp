@@ -1,0 +1,199 @@
+#include "cache/reference.hpp"
+
+using namespace cellar;
+
+namespace {
+
+constexpr double rounding = 5e-5;  // f32 sums and exp of a few hundred terms of size 1 to 4
+
+}  // namespace
+
+TEST_CASE("attention equals the reference over what was selected: all schemes, ragged batches, decoding on") {
+  for_each_scheme<64>([]<class Scheme>(std::type_identity<Scheme>) {
+    reference<Scheme> ref(2, 2, 3, 1, 3);
+    trial<Scheme> t(ref, {1, 150, 67, 300}, 40, {.tokens = 32, .sinks = 4, .window = 16});
+    for (int i = 0; i < 40; ++i)
+      t.step(i % 3 == 0 ? std::vector<std::size_t>{0, 1, 2, 3} : std::vector<std::size_t>{3, 1},
+             i % 3 == 0 ? std::vector<std::int64_t>{1, 1, 1, 1} : std::vector<std::int64_t>{1, 1}, rounding);
+  });
+}
+
+TEST_CASE("a budget above the length selects everything, exactly") {
+  for_each_scheme<64>([]<class Scheme>(std::type_identity<Scheme>) {
+    if constexpr (!std::is_same_v<typename Scheme::select, select::none>) {
+      reference<Scheme> ref(1, 2, 2, 2);
+      trial<Scheme> t(ref, {130, 77}, 3, {.tokens = 100000, .window = 5});
+      for (int i = 0; i < 3; ++i) {
+        t.step({0, 1}, {1, 1}, rounding);
+        for (std::int64_t s = 0; s < 2; ++s)
+          for (int head = 0; head < 2; ++head) {
+            auto const ids = t.cache.selected(s, head);
+            if (ids) CHECK(ids->count == t.cache.sealed_blocks(t.ids[std::size_t(s)]));
+          }
+      }
+    }
+  });
+}
+
+TEST_CASE("with exact codecs and everything selected, every scheme equals dense attention") {
+  for_each_scheme<64>([]<class Scheme>(std::type_identity<Scheme>) {
+    if constexpr (Scheme::key_codec::is_exact && !std::is_same_v<typename Scheme::select, select::none>) {
+      using dense = scheme::dense<64, float>;
+      reference<Scheme> ref(1, 1, 4, 3);
+      reference<dense> same(1, 1, 4, 3);
+      trial<Scheme> a(ref, {200}, 4, {.share = 1});
+      trial<dense> b(same, {200}, 4, {});
+      for (int i = 0; i < 4; ++i) {
+        auto const x = a.step({0}, {1}, rounding), y = b.step({0}, {1}, rounding);
+        for (std::size_t c = 0; c < x.size(); ++c) REQUIRE(x[c] == Approx(y[c]).margin(1e-5));
+      }
+    }
+  });
+}
+
+TEST_CASE("group sizes 1, 2, 3, 4, 7, 8 and 71") {
+  for (int const group : {1, 2, 3, 4, 7, 8, 71}) {
+    auto const check = [&]<class Scheme>(std::type_identity<Scheme>) {
+      reference<Scheme> ref(1, 2, group, std::uint64_t(group));
+      trial<Scheme> t(ref, {90, 40}, 3, {.tokens = 16, .window = 8});
+      for (int i = 0; i < 3; ++i) t.step({0, 1}, {1, 1}, rounding);
+    };
+    check(std::type_identity<scheme::dense<32, float>>{});
+    check(std::type_identity<scheme::quest<32, float>>{});
+    check(std::type_identity<scheme::yakv_centred<32, float>>{});
+  }
+}
+
+TEST_CASE("head dimensions 8 to 256") {
+  auto const check = []<class Scheme>(std::type_identity<Scheme>) {
+    reference<Scheme> ref(1, 1, 2, 4);
+    trial<Scheme> t(ref, {100}, 2, {.tokens = 16, .window = 8});
+    for (int i = 0; i < 2; ++i) t.step({0}, {1}, rounding);
+  };
+  [&]<int... D>(std::integer_sequence<int, D...>) {
+    (check(std::type_identity<scheme::dense<D, float>>{}), ...);
+    (check(std::type_identity<scheme::mean_landmark<D, float>>{}), ...);
+    (check(std::type_identity<scheme::yakv_centred<D, float>>{}), ...);
+  }
+  (std::integer_sequence<int, 8, 80, 96, 128, 256>{});
+}
+
+TEST_CASE("lengths n * B + r for every r, with and without sinks and window, growing past seals") {
+  auto const check = []<class Scheme>(std::type_identity<Scheme>) {
+    for (budget const b : {budget{.tokens = 32}, budget{.tokens = 32, .sinks = 3, .window = 7}, budget{.tokens = 32, .window = 200}})
+      for (std::int64_t n = 1; n <= 2 * Scheme::block_tokens + 66; n += n < 2 * Scheme::block_tokens + 2 ? 1 : 13) {
+        reference<Scheme> ref(1, 1, 2, std::uint64_t(n));
+        trial<Scheme> t(ref, {n}, 20, b);
+        for (int i = 0; i < 20; ++i) t.step({0}, {1}, rounding);
+      }
+  };
+  check(std::type_identity<scheme::dense<16, float>>{});
+  check(std::type_identity<scheme::quest<16, float>>{});
+  check(std::type_identity<scheme::mean_landmark<16, float>>{});
+  check(std::type_identity<scheme::yakv<16, float>>{});
+}
+
+TEST_CASE("several query tokens in a step see their own past only") {
+  for_each_scheme<32>([]<class Scheme>(std::type_identity<Scheme>) {
+    reference<Scheme> ref(1, 2, 2, 5);
+    trial<Scheme> t(ref, {100, 3}, 40, {.tokens = 32, .sinks = 2, .window = 8}, {}, 7);
+    for (int i = 0; i < 5; ++i) t.step({0, 1}, {7, std::int64_t(i % 3 + 1)}, rounding);
+  });
+}
+
+TEST_CASE("storage in bf16 and f16 rounds keys and values and nothing else") {
+  auto const check = []<class Scheme>(std::type_identity<Scheme>) {
+    reference<Scheme> ref(1, 2, 2, 6);
+    trial<Scheme> t(ref, {120}, 20, {.tokens = 32, .sinks = 1, .window = 8});
+    for (int i = 0; i < 20; ++i) t.step({0}, {1}, rounding);
+  };
+  check(std::type_identity<scheme::dense<64, bf16>>{});
+  check(std::type_identity<scheme::dense<64, f16>>{});
+  check(std::type_identity<scheme::quest<64, bf16>>{});
+  check(std::type_identity<scheme::yakv_centred<64, f16>>{});
+}
+
+namespace {
+
+template <int D>
+struct token_major_dense : scheme::dense<D, float> {
+  using layout = cellar::layout::token_major;
+};
+template <int D>
+struct block_centred : scheme::yakv<D, float> {  // one mean for 32 tokens, blocks of 32
+  static constexpr int block_tokens = 32;
+  using key_codec = cellar::codec::centred<cellar::codec::higgs<2, 256, 1>, cellar::codec::block_mean<32>>;
+  using value_codec = cellar::codec::centred<cellar::codec::identity<f16>, cellar::codec::block_mean<16>>;
+  using summary = cellar::summary::quantized_key<cellar::codec::higgs<4, 256>>;
+};
+template <int D>
+struct by_mean_query : scheme::yakv<D, float> {
+  using reduce = cellar::select::mean_query;
+};
+template <int D>
+struct by_sum : scheme::quest<D, float> {
+  using reduce = cellar::select::sum_of_logits;
+};
+
+}  // namespace
+
+TEST_CASE("other compositions: token-major far memory, block centres, other reductions") {
+  auto const check = []<class Scheme>(std::type_identity<Scheme>) {
+    reference<Scheme> ref(2, 2, 3, 7, 2);
+    trial<Scheme> t(ref, {170, 45}, 6, {.tokens = 64, .sinks = 1, .window = 8});
+    for (int i = 0; i < 6; ++i) t.step({0, 1}, {1, 1}, rounding);
+  };
+  check(std::type_identity<token_major_dense<64>>{});
+  check(std::type_identity<block_centred<64>>{});
+  check(std::type_identity<by_mean_query<64>>{});
+  check(std::type_identity<by_sum<64>>{});
+}
+
+TEST_CASE("dense first layers attend to everything") {
+  using Scheme = scheme::yakv<32, float>;
+  reference<Scheme> ref(3, 1, 2, 8);
+  trial<Scheme> t(ref, {150}, 2, {.tokens = 4, .window = 8, .dense_layers = 2});
+  std::vector<float> q(2 * 32, 0.1f), out(q.size()), k(32, 0.f);
+  host::executor const on;
+  batch_entry const one{t.ids[0], 1};
+  t.cache.plan(on, {&one, 1});
+  for (int layer = 0; layer < 3; ++layer) {
+    t.cache.append(on, layer, packed_heads<float const>(k.data(), 1, 1, 32), packed_heads<float const>(k.data(), 1, 1, 32));
+    t.cache.attend(on, layer, packed_heads<float const>(q.data(), 1, 2, 32), packed_heads(out.data(), 1, 2, 32));
+    CHECK(t.cache.selected(0, 0).has_value() == (layer == 2));
+  }
+  CHECK(t.cache.selected(0, 0)->count == 4);
+}
+
+TEST_CASE("results are bit-identical for any threads and any batch") {
+  for_each_scheme<64>([]<class Scheme>(std::type_identity<Scheme>) {
+    // Outputs by sequence, of steps taken together or one sequence after another.
+    auto const outputs = [](host::executor const& on, bool together) {
+      reference<Scheme> ref(2, 2, 3, 9);
+      trial<Scheme> t(ref, {150, 70, 90}, 8, {.tokens = 32, .sinks = 2, .window = 8}, on);
+      std::vector<std::vector<float>> of(3);
+      std::size_t const row = 2 * 3 * 64;
+      for (int i = 0; i < 4; ++i) {
+        if (together) {
+          auto const x = t.step({2, 0, 1}, {1, 1, 1}, 0, false);
+          for (std::size_t layer = 0; layer < 2; ++layer)
+            for (std::size_t s = 0; s < 3; ++s)
+              of[(s + 2) % 3].insert(of[(s + 2) % 3].end(), x.begin() + long((layer * 3 + s) * row), x.begin() + long((layer * 3 + s + 1) * row));
+        } else {
+          for (std::size_t s = 0; s < 3; ++s) {
+            auto const x = t.step({s}, {1}, 0, false);
+            of[s].insert(of[s].end(), x.begin(), x.end());
+          }
+        }
+      }
+      return of;
+    };
+    auto const serial = outputs({}, false);
+    REQUIRE(outputs({}, true) == serial);
+    for (int const threads : {1, 2, 5}) {
+      host::thread_pool pool(threads);
+      REQUIRE(outputs(host::executor(pool), false) == serial);
+      REQUIRE(outputs(host::executor(pool), true) == serial);
+    }
+  });
+}

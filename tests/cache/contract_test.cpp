@@ -1,0 +1,296 @@
+// What a cache refuses, what it promises about memory, and what it counts.
+#include <cstdlib>
+#include <limits>
+#include <new>
+
+#include "cache/reference.hpp"
+
+using namespace cellar;
+
+namespace {
+
+std::int64_t allocations = 0;
+
+}  // namespace
+
+// noinline: g++ takes an inlined pair of malloc and free for a mismatch.
+[[gnu::noinline]] void* operator new(std::size_t n) {
+  ++allocations;
+  if (void* const p = std::malloc(n ? n : 1)) return p;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+
+namespace {
+
+constexpr int d = 16;
+using yakv = scheme::yakv<d, float>;
+using dense = scheme::dense<d, float>;
+
+model_shape const shape{.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = d};
+host::executor const serial;
+
+/// A cache with one prompt of 100 tokens, and rows to feed it.
+template <class Scheme>
+struct small {
+  random_numbers r{1};
+  std::vector<float> keys = r.normals(2 * 200 * 2 * d), values = r.normals(2 * 200 * 2 * d), k = r.normals(8 * 2 * d), v = r.normals(8 * 2 * d),
+                     q = r.normals(8 * 4 * d), out = std::vector<float>(8 * 4 * d, -7.f);
+  cache<Scheme> c;
+  sequence_id id;
+
+  explicit small(limits const& l = {.sequences = 2, .tokens = 120, .step_tokens = 4}, budget const& b = {.tokens = 16, .window = 8}) : c(serial, shape, l, b) {
+    id = c.begin_prompt(staging());
+    c.finish_prompt(serial, id);
+  }
+  prompt_staging<float> staging(std::int64_t filled = 100) { return {keys.data(), values.data(), 200, filled}; }
+  void plan(std::int64_t n = 1) {
+    batch_entry const one{id, n};
+    c.plan(serial, {&one, 1});
+  }
+  void append(int layer, std::int64_t n = 1) {
+    c.append(serial, layer, packed_heads<float const>(k.data(), n, 2, d), packed_heads<float const>(v.data(), n, 2, d));
+  }
+  void attend(int layer, std::int64_t n = 1) { c.attend(serial, layer, packed_heads<float const>(q.data(), n, 4, d), packed_heads(out.data(), n, 4, d)); }
+  std::vector<float> step(std::int64_t n = 1) {
+    plan(n);
+    std::vector<float> all;
+    for (int layer = 0; layer < 2; ++layer) {
+      append(layer, n);
+      attend(layer, n);
+      all.insert(all.end(), out.begin(), out.begin() + n * 4 * d);
+    }
+    return all;
+  }
+};
+
+/// `mistake` is refused with those words, and a step afterwards gives what it gives without it.
+template <class Scheme = yakv>
+void refused(std::string const& words, auto const& mistake) {
+  small<Scheme> with, without;
+  CHECK_THROWS_WITH(mistake(with), contains(words));
+  CHECK_THROWS_AS(mistake(with), precondition_error);
+  CHECK(with.step() == without.step());
+  CHECK(with.c.length(with.id) == 101);
+}
+
+}  // namespace
+
+TEST_CASE("construction refuses impossible shapes, limits and budgets, and says which") {
+  auto const make = [](model_shape s, limits l, budget b) { cache<yakv>(serial, s, l, b); };
+  limits const good{.sequences = 1, .tokens = 10};
+  CHECK_NOTHROW(make(shape, good, {}));
+  auto s = shape;
+  s.query_heads = 5;
+  CHECK_THROWS_WITH(make(s, good, {}), contains("multiple of kv_heads"));
+  s = shape;
+  s.head_dim = 24;
+  CHECK_THROWS_WITH(make(s, good, {}), contains("head_dim is not the scheme's"));
+  CHECK_THROWS_WITH(make(shape, {.sequences = 0, .tokens = 10}, {}), contains("limits"));
+  CHECK_THROWS_WITH(make(shape, {.sequences = 1, .tokens = 0}, {}), contains("limits"));
+  CHECK_THROWS_WITH(make(shape, {.sequences = 1, .tokens = 10, .generated_tokens = -1}, {}), contains("negative"));
+  CHECK_THROWS_WITH(make(shape, good, {.share = 1.5}), contains("share"));
+  CHECK_THROWS_WITH(make(shape, good, {.share = -0.1}), contains("share"));
+  CHECK_THROWS_WITH(make(shape, good, {.share = std::numeric_limits<double>::quiet_NaN()}), contains("share"));
+  CHECK_THROWS_WITH(make(shape, good, {.tokens = -3}), contains("negative"));
+  CHECK_THROWS_WITH(make(shape, good, {.window = -1}), contains("negative"));
+  CHECK_THROWS_WITH((cache<scheme::yakv_centred<d, float>>(serial, shape, good)), contains("rotary"));
+}
+
+TEST_CASE("mistakes in a prompt are refused and change nothing") {
+  refused("memory for keys", [](auto& x) { x.c.begin_prompt(prompt_staging<float>{nullptr, nullptr, 10, 0}); });
+  refused("more tokens than its capacity", [](auto& x) { x.c.begin_prompt(x.staging(201)); });
+  refused("longer than limits.tokens", [](auto& x) { x.c.begin_prompt(x.staging(121)); });
+  refused("NaN or infinite", [](auto& x) {
+    float const kept = std::exchange(x.keys[5], std::nanf(""));
+    try {
+      x.c.begin_prompt(x.staging());
+    } catch (...) {
+      x.keys[5] = kept;
+      throw;
+    }
+  });
+  refused("not filling a prompt", [](auto& x) { x.c.finish_prompt(serial, x.id); });
+  refused("not filling a prompt", [](auto& x) { x.c.finish_prompt(serial, sequence_id{1}); });
+  refused("not filling a prompt", [](auto& x) { x.c.finish_prompt(serial, sequence_id{-1}); });
+  refused("not filling a prompt", [](auto& x) {
+    x.c.append_chunk(sequence_id{99}, 0, packed_heads<float const>(x.k.data(), 1, 2, d), packed_heads<float const>(x.v.data(), 1, 2, d));
+  });
+}
+
+TEST_CASE("mistakes while a prompt fills are refused and change nothing") {
+  small<yakv> x({.sequences = 3, .tokens = 120, .step_tokens = 4});
+  std::vector<float> keys(2 * 50 * 2 * d), values(keys.size());
+  auto const id = x.c.begin_prompt(prompt_staging<float>{keys.data(), values.data(), 50, 0});
+  auto const chunk = [&](int layer, std::int64_t n, int heads = 2, int dim = d, std::int64_t n_values = -1) {
+    x.c.append_chunk(id, layer, packed_heads<float const>(x.keys.data(), n, heads, dim),
+                     packed_heads<float const>(x.values.data(), n_values < 0 ? n : n_values, heads, dim));
+  };
+  CHECK_THROWS_WITH(x.c.finish_prompt(serial, id), contains("no tokens"));
+  CHECK_THROWS_WITH(chunk(2, 1), contains("no such layer"));
+  CHECK_THROWS_WITH(chunk(-1, 1), contains("no such layer"));
+  CHECK_THROWS_WITH(chunk(0, 0), contains("[tokens, kv_heads, head_dim]"));
+  CHECK_THROWS_WITH(chunk(0, 1, 3), contains("[tokens, kv_heads, head_dim]"));
+  CHECK_THROWS_WITH(chunk(0, 1, 2, 8), contains("[tokens, kv_heads, head_dim]"));
+  CHECK_THROWS_WITH(chunk(0, 2, 2, d, 1), contains("as many tokens"));
+  CHECK_THROWS_WITH(chunk(0, 51), contains("staging memory is full"));
+  std::vector<f16> const other(2 * d);
+  CHECK_THROWS_WITH(x.c.append_chunk(id, 0, packed_heads<f16 const>(other.data(), 1, 2, d), packed_heads<f16 const>(other.data(), 1, 2, d)),
+                    contains("type of the staging"));
+  auto const kept = std::exchange(x.values[3], infinity);
+  CHECK_THROWS_WITH(chunk(0, 1), contains("NaN or infinite"));
+  x.values[3] = kept;
+  CHECK(keys == std::vector<float>(keys.size(), 0.f));  // nothing was written
+  chunk(0, 50);
+  CHECK_THROWS_WITH(x.c.finish_prompt(serial, id), contains("different numbers of tokens"));
+  chunk(1, 30);
+  chunk(1, 20);
+  CHECK_NOTHROW(x.c.finish_prompt(serial, id));
+  CHECK(x.c.length(id) == 50);
+}
+
+TEST_CASE("a prompt in chunks is the prompt at once") {
+  small<yakv> x({.sequences = 3, .tokens = 120, .step_tokens = 4});
+  std::vector<float> keys(2 * 100 * 2 * d), values(keys.size());
+  auto const id = x.c.begin_prompt(prompt_staging<float>{keys.data(), values.data(), 100, 0});
+  for (int layer = 0; layer < 2; ++layer)
+    for (std::int64_t first : {0, 1, 40}) {
+      std::int64_t const n = first == 0 ? 1 : first == 1 ? 39 : 60, at = (layer * 200 + first) * 2 * d;
+      x.c.append_chunk(id, layer, packed_heads<float const>(x.keys.data() + at, n, 2, d), packed_heads<float const>(x.values.data() + at, n, 2, d));
+    }
+  x.c.finish_prompt(serial, id);
+  auto const first = x.step();
+  x.id = id;
+  CHECK(x.step() == first);
+}
+
+TEST_CASE("mistakes in a step are refused and change nothing") {
+  refused("the batch is empty", [](auto& x) { x.c.plan(serial, {nullptr, 0}); });
+  refused("no finished prompt", [](auto& x) {
+    batch_entry const e{sequence_id{1}, 1};
+    x.c.plan(serial, {&e, 1});
+  });
+  refused("appears twice", [](auto& x) {
+    batch_entry const e[]{{x.id, 1}, {x.id, 1}};
+    x.c.plan(serial, {e, 2});
+  });
+  refused("must be positive", [](auto& x) { x.plan(0); });
+  refused("must be positive", [](auto& x) { x.plan(-1); });
+  refused("limits.step_tokens", [](auto& x) { x.plan(5); });
+  refused("plan a step first", [](auto& x) { x.append(0); });
+  refused("plan a step first", [](auto& x) { x.attend(0); });
+}
+
+TEST_CASE("mistakes in the rows of a step are refused and change nothing") {
+  small<yakv> with, without;
+  with.plan();
+  without.plan();
+  CHECK_THROWS_WITH(with.append(2), contains("no such layer"));
+  CHECK_THROWS_WITH(with.append(0, 2), contains("[step tokens, kv_heads, head_dim]"));
+  CHECK_THROWS_WITH(with.attend(0, 2), contains("[step tokens, query_heads, head_dim]"));
+  for (float const bad : {std::nanf(""), infinity, -infinity}) {
+    auto const k = std::exchange(with.k[3], bad);
+    CHECK_THROWS_WITH(with.append(0), contains("a key is NaN or infinite"));
+    with.k[3] = k;
+    auto const v = std::exchange(with.v[3], bad);
+    CHECK_THROWS_WITH(with.append(0), contains("a value is NaN or infinite"));
+    with.v[3] = v;
+    auto const q = std::exchange(with.q[3], bad);
+    CHECK_THROWS_WITH(with.attend(0), contains("a query is NaN or infinite"));
+    with.q[3] = q;
+  }
+  for (int layer = 0; layer < 2; ++layer) {
+    with.append(layer);
+    without.append(layer);
+    with.attend(layer);
+    without.attend(layer);
+    CHECK(with.out == without.out);
+  }
+}
+
+TEST_CASE("capacity: what does not fit is refused, what was there stays") {
+  small<dense> x({.sequences = 1, .tokens = 103, .step_tokens = 4}, {});
+  CHECK_THROWS_WITH(x.c.begin_prompt(x.staging(50)), contains("all of limits.sequences"));
+  x.step();
+  x.step();
+  CHECK_THROWS_WITH(x.plan(2), contains("longer than limits.tokens"));
+  x.step();
+  CHECK_THROWS_WITH(x.plan(1), contains("longer than limits.tokens"));
+  CHECK(x.c.length(x.id) == 103);
+
+  small<yakv> y({.sequences = 2, .tokens = 120, .generated_tokens = 2, .step_tokens = 4});
+  y.step(2);
+  CHECK_THROWS_WITH(y.plan(1), contains("limits.generated_tokens"));
+
+  // Far memory for one prompt only: the second finds none, and finds it once the first is gone.
+  small<dense> z({.sequences = 2, .tokens = 120, .step_tokens = 4, .far_tokens = 128}, {});
+  auto const second = z.c.begin_prompt(z.staging());
+  CHECK_THROWS_WITH(z.c.finish_prompt(serial, second), contains("far memory"));
+  z.step();
+  z.c.free(z.id);
+  CHECK_NOTHROW(z.c.finish_prompt(serial, second));
+  CHECK_THROWS_WITH(z.c.free(z.id), contains("no such sequence"));
+}
+
+TEST_CASE("memory that is freed serves the next sequence as new memory does") {
+  small<yakv> used({.sequences = 1, .tokens = 120, .step_tokens = 4}), fresh({.sequences = 1, .tokens = 120, .step_tokens = 4});
+  for (int i = 0; i < 3; ++i) {
+    used.step(4);
+    used.c.free(used.id);
+    CHECK_THROWS_WITH(used.append(0), contains("plan a step first"));
+    used.id = used.c.begin_prompt(used.staging());
+    used.c.finish_prompt(serial, used.id);
+  }
+  CHECK(used.step() == fresh.step());
+}
+
+TEST_CASE("decoding allocates nothing, also when blocks seal and pages are taken") {
+  auto const check = [](auto x) {
+    x.step();
+    auto const before = allocations;
+    for (int i = 0; i < 18; ++i) {
+      x.plan();
+      for (int layer = 0; layer < 2; ++layer) {
+        x.append(layer);
+        x.attend(layer);
+      }
+    }
+    CHECK(allocations == before);
+  };
+  limits const l{.sequences = 2, .tokens = 120, .step_tokens = 4};
+  check(small<dense>(l));
+  check(small<yakv>(l));
+  check(small<scheme::quest<d, float>>(l));
+  CHECK(allocations > 0);  // the counter counts
+}
+
+TEST_CASE("statistics count what was read") {
+  small<yakv> x;
+  statistics seen;
+  x.step();
+  x.c.observe(&seen);
+  x.step();
+  x.step();
+  CHECK(seen.steps == 4);                                         // attend calls: two layers, two steps
+  CHECK(seen.fetched_blocks == 4 * 2 * 16);                       // 16 one-token blocks for each of two KV heads
+  CHECK(seen.moved_bytes == 4 * 2 * 16 * (2 * (d / 2) + 2 * 2));  // 4-bit codes and a 16-bit scale, of keys and of values
+  CHECK(seen.seconds.score > 0);
+  CHECK(seen.seconds.attend > 0);
+  x.c.observe(nullptr);
+  x.step();
+  CHECK(seen.steps == 4);
+}
+
+TEST_CASE("usage is what is stored, by kind") {
+  small<yakv> x;
+  x.step(3);
+  auto const u = x.c.usage(x.id);
+  std::int64_t const sealed = 92, near_token = 2 * 2 * d * 4;  // K and V of two heads in f32
+  CHECK(x.c.sealed_blocks(x.id) == sealed);
+  CHECK(u.always_near == 8 * near_token);
+  CHECK(u.generated == 3 * near_token);
+  CHECK(u.far == sealed * 2 * (2 * (d / 2) + 2 * 2));
+  CHECK(u.summary == 2 * 3 * 32 * (d / 4 + 2));  // three tiles of 32 landmarks for each head
+  CHECK(u.pool == 0);
+}

@@ -1,0 +1,225 @@
+#include <cmath>
+
+#include "catch.hpp"
+#include "cellar/summary/mean.hpp"
+#include "cellar/summary/min_max.hpp"
+#include "cellar/summary/none.hpp"
+#include "cellar/summary/quantized_key.hpp"
+#include "random.hpp"
+#include "sweep.hpp"
+
+using namespace cellar;
+
+namespace {
+
+/// Builds tiles over blocks in runs of the given lengths and scores them. [query][block]
+template <int D, class Summary>
+struct scored {
+  std::vector<std::byte> tiles;
+  std::vector<std::vector<float>> logits;
+};
+template <int D, class Summary>
+scored<D, Summary> score(Summary const& summary, std::vector<float> const& keys, int block_tokens, std::vector<float> const& queries, std::int64_t run) {
+  std::int64_t const blocks = std::int64_t(keys.size()) / D / block_tokens, tile_blocks = Summary::tile_blocks, tiles = ceil_div(blocks, tile_blocks);
+  std::int64_t const tile_bytes = summary.tile_bytes(D), count = std::int64_t(queries.size()) / D;
+  scored<D, Summary> s{std::vector<std::byte>(std::size_t(tiles * tile_bytes)), std::vector<std::vector<float>>(std::size_t(count))};
+  serial_team t;
+  auto const at = [&](std::int64_t block) {
+    if constexpr (positional<Summary>)
+      return summary.at(block * block_tokens);
+    else
+      return summary;
+  };
+  for (std::int64_t b = 0; b < blocks;) {
+    std::int64_t const lane = b % tile_blocks, n = std::min({run, tile_blocks - lane, blocks - b});
+    at(b).build(t, matrix_view<float const, D>{keys.data() + b * block_tokens * D, n * block_tokens}, n, s.tiles.data() + b / tile_blocks * tile_bytes,
+                int(lane));
+    b += n;
+  }
+  std::vector<std::byte> prepared(std::size_t(summary.prepared_bytes(count, D)) + 16), scratch(std::size_t(summary.scratch_bytes(D)) + 16);
+  prepared_queries<std::byte, D> const to{prepared.data(), count, scratch.data()};
+  at(0).prepare(t, rows_of<D>(queries), to);
+  std::vector<float> tile_scores(std::size_t(count * tile_blocks));
+  for (std::int64_t tile = 0; tile < tiles; ++tile) {
+    at(tile * tile_blocks)
+        .score_tile(t, prepared_queries<std::byte const, D>(to), s.tiles.data() + tile * tile_bytes,
+                    matrix_view<float>{tile_scores.data(), count, tile_blocks, tile_blocks});
+    for (std::int64_t h = 0; h < count; ++h)
+      for (std::int64_t b = 0; b < tile_blocks && tile * tile_blocks + b < blocks; ++b)
+        s.logits[std::size_t(h)].push_back(tile_scores[std::size_t(h * tile_blocks + b)]);
+  }
+  return s;
+}
+
+double product(float const* a, float const* b, int d) {
+  double s = 0;
+  for (int c = 0; c < d; ++c) s += double(a[c]) * double(b[c]);
+  return s;
+}
+
+/// f(dimension, block_tokens, blocks, keys, queries) over head dimensions, block sizes and ragged numbers of blocks.
+template <class F>
+void sweep(F const& f) {
+  for_head_dims([&](auto dim) {
+    constexpr int d = dim;
+    random_numbers r(d);
+    for (int const block_tokens : {1, 8, 16, 5})
+      for (std::int64_t const blocks : {1, 15, 33}) f(dim, block_tokens, blocks, r.normals(blocks * block_tokens * d, 2), r.normals(3 * d));
+  });
+}
+
+}  // namespace
+
+TEST_CASE("mean scores q . mean key") {
+  sweep([](auto dim, int block_tokens, std::int64_t blocks, std::vector<float> const& keys, std::vector<float> const& queries) {
+    constexpr int d = dim;
+    auto const check = [&](auto summary, double rounding) {
+      auto const s = score<d>(summary, keys, block_tokens, queries, 7);
+      for (std::int64_t h = 0; h < 3; ++h)
+        for (std::int64_t b = 0; b < blocks; ++b) {
+          double expected = 0, size = 0;
+          for (int c = 0; c < d; ++c) {
+            double mean = 0;
+            for (int i = 0; i < block_tokens; ++i) mean += double(keys[std::size_t((b * block_tokens + i) * d + c)]) / block_tokens;
+            expected += mean * double(queries[std::size_t(h * d + c)]);
+            size += std::abs(mean * double(queries[std::size_t(h * d + c)]));
+          }
+          REQUIRE(double(s.logits[std::size_t(h)][std::size_t(b)]) == Approx(expected).margin(rounding * size + 1e-5));
+        }
+      REQUIRE(score<d>(summary, keys, block_tokens, queries, 1).tiles == s.tiles);  // runs of any length build the same
+    };
+    check(summary::mean<float>{}, 1e-6);
+    check(summary::mean<>{}, 0x1p-8);
+    check(summary::mean<f16>{}, 0x1p-11);
+  });
+}
+
+TEST_CASE("min_max bounds every key's logit from above, and is the box's bound") {
+  sweep([](auto dim, int block_tokens, std::int64_t blocks, std::vector<float> const& keys, std::vector<float> const& queries) {
+    constexpr int d = dim;
+    auto const check = [&](auto summary, double rounding) {
+      auto const s = score<d>(summary, keys, block_tokens, queries, 7);
+      for (std::int64_t h = 0; h < 3; ++h)
+        for (std::int64_t b = 0; b < blocks; ++b) {
+          double bound = 0, size = 0;
+          for (int c = 0; c < d; ++c) {
+            double low = 1e30, high = -1e30;
+            double const q = double(queries[std::size_t(h * d + c)]);
+            for (int i = 0; i < block_tokens; ++i) {
+              double const k = double(keys[std::size_t((b * block_tokens + i) * d + c)]);
+              low = std::min(low, k);
+              high = std::max(high, k);
+            }
+            bound += std::max(q * low, q * high);
+            size += std::max(std::abs(q * low), std::abs(q * high));
+          }
+          double const logit = double(s.logits[std::size_t(h)][std::size_t(b)]), slack = 1e-6 * size + 1e-6;
+          REQUIRE(logit == Approx(bound).margin(rounding * size + slack));
+          for (int i = 0; i < block_tokens; ++i)
+            REQUIRE(logit >= product(keys.data() + (b * block_tokens + i) * d, queries.data() + h * d, d) - slack);  // slack: only f32 summation
+          REQUIRE(logit >= bound - slack);
+        }
+      REQUIRE(score<d>(summary, keys, block_tokens, queries, 1).tiles == s.tiles);
+    };
+    check(summary::min_max<float>{}, 0);
+    check(summary::min_max<>{}, 0x1p-7);
+    check(summary::min_max<f16>{}, 0x1p-10);
+  });
+}
+
+TEST_CASE("min_max rounds outwards, also at zero and beyond the largest f16") {
+  constexpr int d = 8;
+  for (float const x : {1.0001f, -1.0001f, 1e-8f, -1e-8f, 0.0f, 70000.0f, -70000.0f, 3.0f}) {
+    std::vector<float> const keys(d, x);
+    for (float const sign : {1.0f, -1.0f}) {
+      std::vector<float> const q(d, sign);
+      CHECK(score<d>(summary::min_max<>{}, keys, 1, q, 1).logits[0][0] >= 8 * x * sign);
+      CHECK(score<d>(summary::min_max<f16>{}, keys, 1, q, 1).logits[0][0] >= 8 * x * sign);
+    }
+  }
+}
+
+TEST_CASE("quantized_key scores q . (centre + decoded landmark)") {
+  sweep([](auto dim, int block_tokens, std::int64_t blocks, std::vector<float> const& keys, std::vector<float> const& queries) {
+    constexpr int d = dim;
+    std::vector<double> frequencies;
+    for (int i = 0; i < d / 2; ++i) frequencies.push_back(std::pow(1e4, -2.0 * i / d));
+    // landmarks: what is left of the mean key without the mean centre, coded and decoded by the codec itself, which has its own test
+    auto const check = [&](auto summary, auto base, auto const& center_of) {
+      auto const s = score<d>(summary, keys, block_tokens, queries, std::int64_t{1} << 40);
+      for (std::int64_t b = 0; b < blocks; ++b) {
+        std::vector<double> center(d, 0.0);
+        std::vector<float> landmark(d), decoded(d);
+        for (int i = 0; i < block_tokens; ++i) {
+          std::vector<double> const one = center_of(b, i);
+          for (std::size_t c = 0; c < d; ++c) {
+            center[c] += one[c] / block_tokens;
+            landmark[c] += float((double(keys[std::size_t(b * block_tokens + i) * d + c]) - one[c]) / block_tokens);
+          }
+        }
+        row_bytes const size = base.bytes(d);
+        std::vector<std::byte> bytes(std::size_t(size.codes + size.scales));
+        row_parts<std::byte> const at{bytes.data(), bytes.data() + size.codes, 0, 0};
+        serial_team t;
+        base.encode(t, rows_of<d>(std::as_const(landmark)), at);
+        base.decode(t, at, rows_of<d>(decoded));
+        for (std::size_t h = 0; h < 3; ++h) {
+          double expected = 0, terms = 0;
+          for (std::size_t c = 0; c < d; ++c) {
+            expected += double(queries[h * d + c]) * (center[c] + double(decoded[c]));
+            terms += std::abs(double(queries[h * d + c])) * (std::abs(center[c]) + std::abs(double(decoded[c])));
+          }
+          // A landmark that rounds to another code by the order of f32 sums is off by a code: rare, so the bound is of rounding, for nearly all.
+          double const difference = std::abs(double(s.logits[h][std::size_t(b)]) - expected);
+          if (difference > 2e-5 * terms + 1e-5) FAIL("block " << b << ": " << s.logits[h][std::size_t(b)] << " for " << expected);
+        }
+      }
+    };
+    auto const no_center = [](std::int64_t, int) { return std::vector<double>(d, 0.0); };
+    check(summary::quantized_key<codec::identity<float>>{}.of_blocks(block_tokens), codec::identity<float>{}, no_center);
+    if (block_tokens == 1) {
+      check(summary::quantized_key<codec::higgs<4, 256>>{}, codec::higgs<4, 256>{}, no_center);
+      check(summary::quantized_key<codec::higgs<2, 256, 1>>{}, codec::higgs<2, 256, 1>{}, no_center);
+      check(summary::quantized_key<codec::higgs<2, 16>>{}, codec::higgs<2, 16>{}, no_center);
+    }
+    for (auto const pairing : {rotary_pairing::adjacent, rotary_pairing::half_split}) {
+      std::vector<float> mean(d);
+      for (std::size_t c = 0; c < d; ++c) mean[c] = 30.0f * keys[c];
+      auto const center_of = [&](std::int64_t b, int i) {  // the mean turned to the token's position, in double
+        std::vector<double> y(d);
+        for (std::size_t k = 0; k < d / 2; ++k) {
+          std::size_t const p = pairing == rotary_pairing::adjacent ? 2 * k : k, q = pairing == rotary_pairing::adjacent ? 2 * k + 1 : k + d / 2;
+          double const angle = double(b * block_tokens + i) * frequencies[k];
+          y[p] = double(mean[p]) * std::cos(angle) - double(mean[q]) * std::sin(angle);
+          y[q] = double(mean[p]) * std::sin(angle) + double(mean[q]) * std::cos(angle);
+        }
+        return y;
+      };
+      using coder = codec::centred<codec::identity<float>, codec::rotated_mean>;
+      auto const summary =
+          summary::quantized_key<coder>{}.of_blocks(block_tokens).with({pairing, {frequencies.data(), d / 2}}).bind(reinterpret_cast<std::byte*>(mean.data()));
+      check(summary, codec::identity<float>{}, center_of);
+    }
+    using block_coder = codec::centred<codec::identity<float>, codec::block_mean<16>>;
+    auto const mean_of_tile = [&](std::int64_t b, int) {  // stored in bf16
+      std::int64_t const first = b / 16 * 16, last = std::min(blocks, first + 16);
+      std::vector<double> mean(d, 0.0);
+      for (std::size_t c = 0; c < d; ++c) {
+        float sum = 0;
+        for (std::int64_t i = first * block_tokens; i < last * block_tokens; ++i) sum += keys[std::size_t(i) * d + c];
+        mean[c] = double(to_float(from_float<bf16>(sum / float((last - first) * block_tokens))));
+      }
+      return mean;
+    };
+    check(summary::quantized_key<block_coder>{}.of_blocks(block_tokens), codec::identity<float>{}, mean_of_tile);
+  });
+}
+
+TEST_CASE("a landmark's bytes are the codec's, and a centre's mean is shared by a tile") {
+  CHECK(summary::quantized_key<codec::higgs<4, 256>>{}.tile_bytes(64) == 32 * (16 + 2));
+  CHECK(summary::quantized_key<codec::centred<codec::higgs<4, 256>, codec::rotated_mean>>{}.tile_bytes(64) == 32 * (16 + 2));
+  CHECK(summary::quantized_key<codec::centred<codec::higgs<4, 256>, codec::block_mean<64>>>{}.tile_bytes(64) == 64 * (16 + 2) + 64 * 2);
+  CHECK(summary::mean<>{}.tile_bytes(64) == 16 * 64 * 2);
+  CHECK(summary::min_max<>{}.tile_bytes(64) == 16 * 64 * 4);
+  CHECK(summary::none{}.tile_bytes(64) == 0);
+}
