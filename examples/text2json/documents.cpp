@@ -276,8 +276,9 @@ std::string compose(fact_sheet const& sheet, texts const& prose, std::vector<int
 }  // namespace
 
 document generator::operator()(int index) const {
-  static std::vector<domain> const design = design_domains(), reserved = reserved_domains();
-  auto const& domains = from == subjects::design ? design : reserved;
+  std::vector<domain> domains = design_domains();
+  if (from == subjects::all)
+    for (domain const& d : reserved_domains()) domains.push_back(d);
   std::uint64_t const mixed = (seed * 1'000'003 + std::uint64_t(index)) * 8 + std::uint64_t(kind) * 2 + std::uint64_t(from);
   dice facts(mixed * 2), words(mixed * 2 + 1);
   fact_sheet const sheet = kind == task::text2json ? entities(domains[std::size_t(index) % domains.size()], std::min(24, 12 + tokens / 800), facts)

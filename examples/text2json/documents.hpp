@@ -17,8 +17,8 @@ struct document {
 /// text2json: every entity of the text. needle: one fact among prose. needles: one of many facts that are alike.
 enum class task { text2json, needle, needles };
 
-/// Which subjects the generator writes about. `reserved` ones are kept for final tables: no design decision has seen them.
-enum class subjects { design, reserved };
+/// Which subjects the generator writes about: those that it was designed with, or also two that no design decision has seen, for final tables.
+enum class subjects { design, all };
 
 struct generator {
   task kind = task::text2json;

@@ -86,7 +86,7 @@ std::vector<document> documents_of(options const& o, engine::tokenizer const* to
   auto const [low, high] = token_range(o.tokens);
   int const count = o.documents > 0 ? o.documents : 2;
   generator make{.kind = tasks.at(o.task),
-                 .from = o.subjects == "design" ? subjects::design : subjects::reserved,
+                 .from = o.subjects == "design" ? subjects::design : subjects::all,
                  .seed = o.seed,
                  .tokens = low,
                  .count_tokens = [&](std::string_view text) { return tokenizer ? int(tokenizer->encode(text).size()) : int(text.size() / 4); }};
@@ -167,8 +167,8 @@ int main(int count, char** arguments) {
   app.add_option("--dataset", o.dataset, "JSONL file of {problem, answer}, in place of generated documents")->check(CLI::ExistingFile);
   app.add_option("--documents", o.documents, "how many (default: 2, or all of --dataset)")->check(CLI::PositiveNumber);
   app.add_option("--tokens", o.tokens, "length of generated documents, one number or a range as 2000-6000")->capture_default_str();
-  app.add_option("--subjects", o.subjects, "what generated documents are about; reserved ones are for final tables")
-      ->check(CLI::IsMember({"design", "reserved"}))
+  app.add_option("--subjects", o.subjects, "what generated documents are about; all has two that are kept for final tables")
+      ->check(CLI::IsMember({"design", "all"}))
       ->capture_default_str();
   app.add_option("--schemes", o.schemes, "names with commas (default: all); dense is always there")->delimiter(',')->check(CLI::IsMember(scheme_names()));
   app.add_option("--budget", o.budget, "share of the prompt's tokens that a scheme may read from far memory, in (0, 1]")->capture_default_str();

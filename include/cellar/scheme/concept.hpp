@@ -58,11 +58,6 @@ struct checked_scheme {
                 "cellar: the value codec's token_group must divide block_tokens: choose larger blocks or a codec of smaller groups");
   static_assert(S::key_codec::head_scope == scope::one_head && S::value_codec::head_scope == scope::one_head,
                 "cellar: codecs over all heads are not supported yet; use one of one head");
-  static_assert(has_build<typename S::summary, head_dim>, "cellar: the summary lacks build(team, keys, blocks, tile, first_lane)");
-  static_assert(has_prepare<typename S::summary, head_dim>, "cellar: the summary lacks prepared_bytes or prepare(team, queries, to)");
-  static_assert(has_score_tile<typename S::summary, head_dim>, "cellar: the summary lacks score_tile(team, prepared, tile, scores)");
-  static_assert(has_encode<typename S::key_codec, head_dim> && has_encode<typename S::value_codec, head_dim>, "cellar: a codec lacks encode(team, rows, to)");
-  static_assert(has_decode<typename S::key_codec, head_dim> && has_decode<typename S::value_codec, head_dim>, "cellar: a codec lacks decode(team, from, rows)");
   static constexpr bool value = true;
 };
 
