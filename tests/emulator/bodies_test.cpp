@@ -1,0 +1,330 @@
+// The library's bodies under emulated blocks do what they do under the serial team, which has tests of its own.
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "catch.hpp"
+#include "cellar/cellar.hpp"
+#include "emulator/emulator.hpp"
+#include "random.hpp"
+
+using namespace cellar;
+using emulator::rank_order;
+
+namespace {
+
+constexpr int d = 64;
+
+/// Runs body(team) in blocks of several sizes and orders; `same(what)` compares with the serial run. The seed is part of a failure's message.
+template <class Body, class Same>
+void for_teams(Body const& body, Same const& same) {
+  for (int const threads : {32, 64, 128, 256})
+    for (auto const order : {rank_order::forward, rank_order::backward, rank_order::shuffled}) {
+      std::uint64_t const seed = 17 + std::uint64_t(threads);
+      INFO("threads " << threads << ", order " << int(order) << ", seed " << seed);
+      emulator::launch({.threads = threads, .order = order, .seed = seed}, body);
+      same();
+    }
+}
+
+/// The same bytes on the heap as the serial run left, and room that sanitizers watch.
+using bytes = std::vector<std::byte>;
+
+std::vector<double> const& frequencies() {
+  static std::vector<double> const f = [] {
+    std::vector<double> x;
+    for (int i = 0; i < d / 2; ++i) x.push_back(std::pow(1e4, -2.0 * i / d));
+    return x;
+  }();
+  return f;
+}
+rotary const embedding{rotary_pairing::half_split, {frequencies().data(), d / 2}};
+
+template <class Policy>
+Policy bound(Policy p, std::byte const* state, i64 position) {
+  if constexpr (rotary_aware<Policy>) p = p.with(embedding);
+  if constexpr (trained<Policy>) p = p.bind(state);
+  if constexpr (positional<Policy>) p = p.at(position);
+  return p;
+}
+
+/// A state for a policy, trained by the serial team; and training by blocks gives the same, but for rounding.
+template <class Policy>
+bytes trained_state(Policy const& policy, std::vector<float> const& keys) {
+  bytes state(16);
+  if constexpr (trained<Policy>) {
+    auto const p = bound(policy, nullptr, 0);
+    state.resize(std::size_t(p.state_bytes(d)));
+    serial_team serial;
+    p.train(serial, rows_of<d>(keys), 3, state.data());
+    bytes other(state.size());
+    for_teams([&](auto& t) { p.train(t, rows_of<d>(keys), 3, other.data()); },
+              [&] {
+                for (std::size_t i = 0; i < d; ++i)
+                  REQUIRE(reinterpret_cast<float*>(other.data())[i] == Approx(reinterpret_cast<float*>(state.data())[i]).margin(1e-6));
+                std::fill(other.begin(), other.end(), std::byte{0xee});
+              });
+  }
+  return state;
+}
+
+template <class Codec>
+void check_codec() {
+  random_numbers r(1);
+  i64 const rows = 80;
+  auto const x = r.normals(rows * d, 2);
+  auto const state = trained_state(Codec{}, x);
+  auto const coder = bound(Codec{}, state.data(), 100);
+  row_bytes const size = coder.bytes(d);
+  i64 const groups = rows / Codec::token_group;
+  bytes codes(std::size_t(groups * size.codes)), scales(std::size_t(groups * size.scales)), codes2(codes.size()), scales2(scales.size());
+  std::vector<float> y(x.size()), y2(x.size());
+  serial_team serial;
+  coder.encode(serial, rows_of<d>(x), row_parts<std::byte>{codes.data(), scales.data(), size.codes, size.scales});
+  coder.decode(serial, row_parts<std::byte const>{codes.data(), scales.data(), size.codes, size.scales}, rows_of<d>(y));
+  for_teams(
+      [&](auto& t) {
+        coder.encode(t, rows_of<d>(x), row_parts<std::byte>{codes2.data(), scales2.data(), size.codes, size.scales});
+      },
+      [&] {
+        REQUIRE(codes2 == codes);
+        REQUIRE(scales2 == scales);
+        std::fill(codes2.begin(), codes2.end(), std::byte{0xee});
+      });
+  for_teams(
+      [&](auto& t) {
+        coder.decode(t, row_parts<std::byte const>{codes.data(), scales.data(), size.codes, size.scales}, rows_of<d>(y2));
+      },
+      [&] {
+        REQUIRE(y2 == y);
+        std::fill(y2.begin(), y2.end(), -1.f);
+      });
+}
+
+template <class Summary>
+void check_summary(int block_tokens) {
+  random_numbers r(2);
+  i64 const blocks = Summary::tile_blocks - 3, count = 3;
+  auto const keys = r.normals(blocks * block_tokens * d, 2), queries = r.normals(count * d);
+  auto const state = trained_state(Summary{}, keys);
+  auto summary = bound(Summary{}, state.data(), 40);
+  if constexpr (block_aware<Summary>) summary = summary.of_blocks(block_tokens);
+  bytes tile(std::size_t(summary.tile_bytes(d))), prepared(std::size_t(summary.prepared_bytes(count, d)) + 16),
+      scratch(std::size_t(summary.scratch_bytes(d)) + 16);
+  bytes tile2(tile.size()), prepared2(prepared.size());
+  std::vector<float> scores(std::size_t(count * Summary::tile_blocks)), scores2(scores.size());
+  auto const build = [&](auto& t, bytes& to) { summary.build(t, rows_of<d>(keys), blocks, to.data(), 0); };
+  auto const prepare = [&](auto& t, bytes& to) { summary.prepare(t, rows_of<d>(queries), prepared_queries<std::byte, d>{to.data(), count, scratch.data()}); };
+  auto const score = [&](auto& t, std::vector<float>& to) {
+    summary.score_tile(t, prepared_queries<std::byte const, d>{prepared.data(), count, scratch.data()}, tile.data(),
+                       matrix_view<float>{to.data(), count, Summary::tile_blocks, Summary::tile_blocks});
+  };
+  serial_team serial;
+  build(serial, tile);
+  prepare(serial, prepared);
+  score(serial, scores);
+  for_teams([&](auto& t) { build(t, tile2); },
+            [&] {
+              REQUIRE(tile2 == tile);
+              std::fill(tile2.begin(), tile2.end(), std::byte{0});
+            });
+  for_teams([&](auto& t) { prepare(t, prepared2); },
+            [&] {
+              REQUIRE(prepared2 == prepared);
+              std::fill(prepared2.begin(), prepared2.end(), std::byte{0});
+            });
+  for_teams([&](auto& t) { score(t, scores2); },
+            [&] {
+              for (i64 h = 0; h < count; ++h)
+                for (i64 b = 0; b < blocks; ++b)
+                  REQUIRE(scores2[std::size_t(h * Summary::tile_blocks + b)] == Approx(scores[std::size_t(h * Summary::tile_blocks + b)]).margin(1e-4));
+              std::fill(scores2.begin(), scores2.end(), -1.f);
+            });
+}
+
+}  // namespace
+
+TEST_CASE("codecs encode and decode in blocks as they do in series") {
+  check_codec<codec::identity<float>>();
+  check_codec<codec::identity<f16>>();
+  check_codec<codec::identity<bf16>>();
+  check_codec<codec::higgs<4, 256>>();
+  check_codec<codec::higgs<2, 256, 1>>();
+  check_codec<codec::higgs<2, 16>>();
+  check_codec<codec::centred<codec::higgs<2, 256, 1>, codec::rotated_mean>>();
+  check_codec<codec::centred<codec::higgs<2, 256>, codec::block_mean<16>>>();
+}
+
+TEST_CASE("summaries build, prepare and score in blocks as they do in series") {
+  check_summary<summary::mean<>>(8);
+  check_summary<summary::min_max<>>(16);
+  check_summary<summary::quantized_key<codec::identity<f16>>>(1);
+  check_summary<summary::quantized_key<codec::higgs<4, 256>>>(1);
+  check_summary<summary::quantized_key<codec::higgs<2, 16, 1>>>(8);
+  check_summary<summary::quantized_key<codec::centred<codec::higgs<4, 256, 1>, codec::rotated_mean>>>(1);
+  check_summary<summary::quantized_key<codec::centred<codec::higgs<4, 256, 1>, codec::rotated_mean>>>(4);
+  check_summary<summary::quantized_key<codec::centred<codec::higgs<4, 256>, codec::block_mean<64>>>>(1);
+}
+
+TEST_CASE("top_k and all select in blocks exactly what they select in series") {
+  random_numbers r(3);
+  for (i64 const n : {1, 31, 32, 33, 500, 5000})
+    for (i64 const k : {i64{1}, (n + 1) / 2, n}) {
+      auto scores = r.normals(n);
+      if (n > 100)
+        for (i64 i = 0; i < n; i += 3) scores[std::size_t(i)] = i % 2 ? 0.5f : i % 5 ? -infinity : std::nanf("");
+      row_view<float const> const view{scores.data(), n};
+      auto const selector = select::top_k{}.with_budget(k);
+      std::vector<logical_block> ids(std::size_t(selector.max_selected(n))), ids2(ids.size());
+      bytes scratch(4096);
+      serial_team serial(scratch.data(), 4096);
+      i64 const count = selector(serial, view, row_view<logical_block>{ids.data(), i64(ids.size())});
+      std::vector<i64> counts(256);
+      for_teams(
+          [&](auto& t) {
+            counts[t.rank()] = selector(t, view, row_view<logical_block>{ids2.data(), i64(ids2.size())});
+          },
+          [&] {
+            REQUIRE(ids2 == ids);
+            for (std::size_t i = 0; i < 32; ++i) REQUIRE(counts[i] == count);
+            std::fill(ids2.begin(), ids2.end(), logical_block{-9});
+          });
+      std::vector<logical_block> everything(static_cast<std::size_t>(n));
+      for_teams(
+          [&](auto& t) {
+            select::all{}(t, view, row_view<logical_block>{everything.data(), n});
+          },
+          [&] {
+            for (i64 i = 0; i < n; ++i) REQUIRE(number(everything[std::size_t(i)]) == i);
+          });
+    }
+}
+
+TEST_CASE("reductions of a group agree in blocks and in series") {
+  random_numbers r(4);
+  for (i64 const n : {1, 33, 700})
+    for (i64 const group : {1, 3, 7}) {
+      auto const rows = r.normals(group * n, 8);
+      matrix_view<float const> const view{rows.data(), group, n, n};
+      auto const check = [&](auto const& reduction) {
+        std::vector<float> out(static_cast<std::size_t>(n)), out2(out.size());
+        serial_team serial;
+        reduction(serial, view, row_view<float>{out.data(), n});
+        for_teams(
+            [&](auto& t) {
+              reduction(t, view, row_view<float>{out2.data(), n});
+            },
+            [&] {
+              for (std::size_t i = 0; i < out.size(); ++i) REQUIRE(out2[i] == Approx(out[i]).margin(1e-5));
+              std::fill(out2.begin(), out2.end(), -1.f);
+            });
+      };
+      check(select::max_of_softmaxes{});
+      check(select::sum_of_logits{});
+      check(select::mean_query{});
+    }
+}
+
+namespace {
+
+/// One sequence's memory of a scheme in one layer, with shuffled pages.
+template <class Scheme>
+struct one_sequence {
+  static constexpr i64 tokens = 200, sinks = 2, window = 20;
+  memory_map<Scheme> map{{.layers = 1, .query_heads = 6, .kv_heads = 2, .head_dim = d, .softmax_scale = 0, .rotary = embedding}, sinks, tokens};
+  i64 sealed = (tokens - sinks - window) / Scheme::block_tokens;
+  std::vector<page_id> pages;
+  typename Scheme::layout layout;
+  bytes far, summaries, near, state;
+
+  one_sequence() {
+    i64 const count = ceil_div(sealed, memory_map<Scheme>::page_blocks);
+    for (i64 i = 0; i < count; ++i) pages.push_back(page_id((i * 5 + 2) % count == i ? i : count - 1 - i));
+    layout = {map.geometry(), count * memory_map<Scheme>::page_blocks};
+    far.resize(std::size_t(layout.bytes()));
+    summaries.resize(std::size_t(count * map.summary_page()));
+    near.resize(std::size_t(map.near_sequence()));
+    state.resize(std::size_t(map.state_sequence()) + 16);
+  }
+  sequence_view<Scheme> view() { return {map, {layout, far.data(), summaries.data(), near.data(), state.data()}, 0, {pages.data(), i64(pages.size())}}; }
+};
+
+template <class Scheme>
+void check_operations() {
+  random_numbers r(5);
+  constexpr i64 tokens = one_sequence<Scheme>::tokens, sinks = one_sequence<Scheme>::sinks;
+  auto const keys = r.normals(tokens * d, 2), values = r.normals(tokens * d), queries = r.normals(2 * 3 * d);  // two query tokens of a group of three
+  one_sequence<Scheme> a, b;
+  int const head = 1;
+  auto const fill = [&](auto& t, one_sequence<Scheme>& to) {
+    auto const view = to.view();
+    operation::train(t, view, head, rows_of<d>(keys), rows_of<d>(values));
+    operation::seal(t, view, head, 0, to.sealed, matrix_view<float const, d>{keys.data() + sinks * d, to.sealed * Scheme::block_tokens},
+                    matrix_view<float const, d>{values.data() + sinks * d, to.sealed * Scheme::block_tokens});
+  };
+  serial_team serial;
+  fill(serial, a);
+  for (auto* const s : {&a, &b})
+    for (i64 p = 0; p < tokens; ++p)
+      if (p < sinks || p >= s->view().position(s->sealed))
+        for (int c = 0; c < d; ++c) {
+          s->view().near_row(head, 0, p)[c] = from_float<typename Scheme::near_scalar>(keys[std::size_t(p * d + c)]);
+          s->view().near_row(head, 1, p)[c] = from_float<typename Scheme::near_scalar>(values[std::size_t(p * d + c)]);
+        }
+  for_teams([&](auto& t) { fill(t, b); },
+            [&] {
+              if (a.state == b.state) {  // equal to the last bit of the learnt mean: then the codes are too
+                REQUIRE(b.far == a.far);
+                REQUIRE(b.summaries == a.summaries);
+              }
+            });
+  b.far = a.far;
+  b.summaries = a.summaries;
+  b.state = a.state;
+
+  sequence_step const step{
+      .slot = 0, .pages = {a.pages.data(), i64(a.pages.size())}, .sealed_before = a.sealed, .sealed = a.sealed, .length = tokens, .new_tokens = 2};
+  matrix_view<float const, d> const group{queries.data(), 6};
+  operation::score_workspace<Scheme> const score_sizes{6, a.sealed};
+  operation::attend_workspace<Scheme> const attend_sizes{6};
+  auto const aligned = [](i64 n) {
+    return std::unique_ptr<std::byte[], void (*)(std::byte*)>(static_cast<std::byte*>(std::aligned_alloc(64, std::size_t(round_up(n, 64)))),
+                                                              [](std::byte* p) { std::free(p); });
+  };
+
+  if constexpr (Scheme::select::reads_scores) {
+    auto const space = aligned(score_sizes.bytes()), space2 = aligned(score_sizes.bytes());
+    auto const scores = operation::score(serial, a.view(), head, group, a.sealed, score_sizes, space.get());
+    std::vector<row_view<float const>> seen(256);
+    for_teams([&](auto& t) { seen[t.rank()] = operation::score(t, b.view(), head, group, b.sealed, score_sizes, space2.get()); },
+              [&] {
+                REQUIRE(seen[0].count == scores.count);
+                for (i64 i = 0; i < scores.count; ++i) REQUIRE(seen[31][i] == Approx(scores[i]).margin(1e-4));
+              });
+  }
+
+  std::vector<logical_block> ids;
+  for (i64 i = 0; i < a.sealed; i += 1 + i % 3) ids.push_back(logical_block(i));
+  for (bool const every : {false, true}) {
+    row_view<logical_block const> const chosen{ids.data(), i64(ids.size())};
+    auto const space = aligned(attend_sizes.bytes()), space2 = aligned(attend_sizes.bytes());
+    std::vector<float> out(queries.size()), out2(queries.size());
+    operation::attend(serial, a.view(), head, step, chosen, every, group, rows_of<d>(out), attend_sizes, space.get(), [](bool) {});
+    for_teams([&](auto& t) { operation::attend(t, b.view(), head, step, chosen, every, group, rows_of<d>(out2), attend_sizes, space2.get(), [](bool) {}); },
+              [&] {
+                for (std::size_t i = 0; i < out.size(); ++i) REQUIRE(out2[i] == Approx(out[i]).margin(1e-5));
+                std::fill(out2.begin(), out2.end(), -1.f);
+              });
+  }
+}
+
+}  // namespace
+
+TEST_CASE("train, seal, score and attend agree in blocks and in series, for every scheme") {
+  check_operations<scheme::dense<d>>();
+  check_operations<scheme::sink_window<d>>();
+  check_operations<scheme::quest<d>>();
+  check_operations<scheme::mean_landmark<d, f16>>();
+  check_operations<scheme::yakv<d>>();
+  check_operations<scheme::yakv_centred<d, f16>>();
+}
