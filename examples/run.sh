@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Installs what is missing (Debian, Ubuntu), builds, gets a model, and runs Text2JSON over all schemes.
+#
+#   examples/run.sh [--model qwen|smollm|FILE.gguf] [further options of text2json]
+#
+# The model is kept in the user's cache folder; with it at hand no network is needed once the packages are installed.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+# shellcheck source=examples/packages.sh
+source "$root/examples/packages.sh"
+
+model=qwen
+options=()
+while (($#)); do
+  if [[ $1 == --model ]]; then
+    model=${2:?--model needs qwen, smollm or a file}
+    shift
+  else
+    options+=("$1")
+  fi
+  shift
+done
+
+need_packages g++ cmake ninja-build libpcre2-dev libopenblas-dev nlohmann-json3-dev libcli11-dev gnuplot-nox
+case $model in
+  qwen) file=$(get_qwen) || { echo "The model qwen could not be had: going on with smollm." >&2; file=$(get_smollm); } ;;
+  smollm) file=$(get_smollm) || { echo "The model smollm could not be had: going on with qwen." >&2; file=$(get_qwen); } ;;
+  *) file=$model ;;
+esac
+
+cmake -S "$root" -B "$root/build/examples" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS=-march=native -DCELLAR_TESTS=OFF -DCELLAR_BENCHMARKS=OFF >/dev/null
+cmake --build "$root/build/examples" --target text2json --parallel "$(jobs_by_memory 2)"
+exec "$root/build/examples/examples/text2json" --model "$file" --out "$root/out" "${options[@]}"

@@ -1,0 +1,127 @@
+#include "text2json/documents.hpp"
+
+#include <unistd.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "catch.hpp"
+#include "text2json/score.hpp"
+
+using namespace text2json;
+
+namespace {
+
+int quarter_of_characters(std::string_view text) { return int(text.size() / 4); }
+
+/// FNV-1a, to pin a text in one number.
+std::uint64_t fingerprint(std::string const& text) {
+  std::uint64_t h = 14695981039346656037u;
+  for (char const c : text) h = (h ^ static_cast<unsigned char>(c)) * 1099511628211u;
+  return h;
+}
+
+class scratch_file {
+ public:
+  explicit scratch_file(std::string const& text) : path_(std::filesystem::temp_directory_path() / ("cellar_documents_" + std::to_string(getpid()))) {
+    std::ofstream(path_, std::ios::binary) << text;
+  }
+  ~scratch_file() { std::filesystem::remove(path_); }
+  std::filesystem::path const& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+void refused(std::string const& text, std::string const& words) {
+  scratch_file const f(text);
+  CHECK_THROWS_WITH(read_jsonl(f.path()), contains(words));
+}
+
+}  // namespace
+
+TEST_CASE("documents hold every fact of their answer, at the length asked for") {
+  for (auto const from : {subjects::design, subjects::all})
+    for (int const tokens : {1000, 2000, 6000, 16000})
+      for (int index = 0; index < 6; ++index) {
+        generator const make{.kind = task::text2json, .from = from, .seed = 5, .tokens = tokens, .count_tokens = quarter_of_characters};
+        auto const d = make(index);
+        CHECK(quarter_of_characters(d.problem) >= tokens);
+        CHECK(quarter_of_characters(d.problem) <= tokens * 1.05);
+        auto const gold = nlohmann::json::parse(d.answer);
+        CHECK(gold.size() >= 12);
+        CHECK(gold.size() <= 24);
+        std::set<std::string> names;
+        std::size_t last = 0;
+        for (auto const& object : gold) {
+          CHECK(object.size() == 3);
+          auto const name = object["name"].get<std::string>();
+          auto const at = d.problem.find(name);
+          REQUIRE(at != std::string::npos);
+          CHECK(at > last);  // in the order of the text
+          last = at;
+          CHECK(d.problem.find(name, at + 1) == std::string::npos);
+          for (auto const& other : names) CHECK_FALSE((other.starts_with(name) || name.starts_with(other)));
+          names.insert(name);
+          for (auto const& [key, value] : object.items()) CHECK(d.problem.find(value.get<std::string>()) != std::string::npos);
+        }
+        CHECK(score(d.answer, d.answer) == 1);
+      }
+}
+
+TEST_CASE("needles hide one fact, or one of many alike") {
+  for (auto const kind : {task::needle, task::needles}) {
+    generator const make{.kind = kind, .seed = 5, .tokens = 2000, .count_tokens = quarter_of_characters};
+    auto const d = make(1);
+    auto const gold = nlohmann::json::parse(d.answer);
+    REQUIRE(gold.size() == 1);
+    auto const sentence = "The access code of the " + gold[0]["name"].get<std::string>() + " is " + gold[0]["code"].get<std::string>() + " and its keeper is " +
+                          gold[0]["keeper"].get<std::string>();
+    CHECK(d.problem.find(sentence) != std::string::npos);
+    std::size_t facts = 0;
+    for (auto at = d.problem.find("The access code"); at != std::string::npos; at = d.problem.find("The access code", at + 1)) ++facts;
+    CHECK(facts == (kind == task::needle ? 1u : 24u));
+  }
+}
+
+TEST_CASE("documents are the same on every machine, and differ between seeds, numbers and tasks") {
+  generator make{.kind = task::text2json, .seed = 1, .tokens = 1000, .count_tokens = quarter_of_characters};
+  auto const first = make(0);
+  CHECK(make(0).problem == first.problem);
+  CHECK(fingerprint(first.problem + first.answer) == 13088846350367880229u);
+  CHECK(make(4).problem != first.problem);  // the same subject
+  make.seed = 2;
+  CHECK(make(0).problem != first.problem);
+}
+
+TEST_CASE("data sets are read back as they were written") {
+  generator const make{.kind = task::needles, .seed = 1, .tokens = 500, .count_tokens = quarter_of_characters};
+  std::vector<document> const written{make(0), make(1), {"odd \"text\"\n\xc3\xa9", "[{\"name\": \"x\", \"n\": 3, \"m\": null}]"}};
+  scratch_file const f("");
+  write_jsonl(f.path(), written);
+  auto const read = read_jsonl(f.path());
+  REQUIRE(read.size() == 3);
+  for (std::size_t i = 0; i < 3; ++i) {
+    CHECK(read[i].problem == written[i].problem);
+    CHECK(read[i].answer == written[i].answer);
+  }
+  CHECK_THROWS_WITH(write_jsonl("/nonexistent/folder/file", written), contains("cannot be written"));
+}
+
+TEST_CASE("what is wrong with a data set is said, with its line") {
+  std::string const good = R"({"problem": "p", "answer": "[{\"name\": \"x\"}]"})";
+  CHECK_THROWS_WITH(read_jsonl("/nonexistent/file.jsonl"), contains("cannot be opened"));
+  refused("", "no documents");
+  refused("\n \n", "no documents");
+  refused(good + "\n\n{\"problem\": ", "line 3: this is not JSON");
+  refused("[1]", "line 1: this is not a JSON object");
+  refused(R"({"answer": "[]"})", "\"problem\" is missing");
+  refused(R"({"problem": "p"})", "\"answer\" is missing");
+  refused(R"({"problem": "p", "answer": 3})", "\"answer\" is missing");
+  refused(R"({"problem": "", "answer": "x"})", "\"problem\" is missing or empty");
+  refused(R"({"problem": "p", "answer": "x"})", "not a JSON list");
+  refused(R"({"problem": "p", "answer": "[]"})", "not a JSON list with objects");
+  refused(R"({"problem": "p", "answer": "[{\"a\": 1}]"})", "no \"name\"");
+  for (std::size_t n = 1; n < good.size(); ++n) refused(good.substr(0, n), "line 1");  // truncated anywhere
+}

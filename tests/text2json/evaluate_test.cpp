@@ -1,0 +1,46 @@
+#include "text2json/evaluate.hpp"
+
+#include <cstdlib>
+
+#include "catch.hpp"
+#include "text2json/schemes.hpp"
+
+using namespace text2json;
+
+TEST_CASE("all schemes decode a document in lockstep; with the whole prompt as budget they are dense attention") {
+  char const* const path = std::getenv("CELLAR_TEST_MODEL_SMOLLM");
+  if (!path || !*path) {
+    skip("no model: set CELLAR_TEST_MODEL_SMOLLM to a GGUF file");
+    return;
+  }
+  engine::gguf_file const file(path);
+  engine::tokenizer const tokenizer(file);
+  engine::model const model(file, 2);
+  document const d{"Velmora Foods is based in Oslo. It was founded by Anna Keller. Zanport Glass is based in Riga. It was founded by Hugo Berg. " +
+                       std::string(40, '.') + " List the companies as JSON with the keys name, city and founder.",
+                   R"([{"name": "Velmora Foods", "city": "Oslo", "founder": "Anna Keller"}])"};
+  bool was_called = false;
+  auto const e = evaluate({.schemes = scheme_names(), .budget = 1, .writes = true}, d, model, tokenizer,
+                          [&](char const*, std::int64_t, std::int64_t) { was_called = true; });
+  CHECK(was_called);
+  REQUIRE(e.schemes.size() == scheme_names().size());
+  for (std::size_t i = 0; i < e.schemes.size(); ++i) {
+    auto const& s = e.schemes[i];
+    INFO(scheme_names()[i]);
+    CHECK(s.fields.size() == 3);
+    CHECK(std::int64_t(s.tokens.size()) == e.answer_tokens);
+    CHECK(s.score.has_value());
+    CHECK(s.output_error.size() == std::size_t(model.config().layers));
+    double kl = 0, error = 0;
+    for (auto const& t : s.tokens) kl += t.kl / double(s.tokens.size());
+    for (double const x : s.output_error) error += x / double(s.output_error.size());
+    if (scheme_names()[i] == "sink_window") continue;  // it has no far tokens to choose
+    CHECK(s.captured_mass == Approx(1));
+    CHECK(kl < (scheme_names()[i].starts_with("yakv") ? 0.02 : 1e-4));
+    CHECK(error < (scheme_names()[i].starts_with("yakv") ? 0.1 : 2e-3));
+  }
+  CHECK_THROWS_WITH(evaluate({.schemes = {"dense", "nonsense"}}, d, model, tokenizer, [](char const*, std::int64_t, std::int64_t) {}),
+                    contains("no scheme nonsense"));
+  document const long_one{std::string(200000, 'x') + " y", d.answer};
+  CHECK_THROWS_WITH(evaluate({.schemes = {"dense"}}, long_one, model, tokenizer, [](char const*, std::int64_t, std::int64_t) {}), contains("context"));
+}
