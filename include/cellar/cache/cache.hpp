@@ -62,7 +62,7 @@ class cache {
         pages_(limits_.far_tokens > 0 ? ceil_div(limits_.far_tokens, map_type::page_tokens) : limits_.sequences * pages_per_sequence()),
         layout_{map_.geometry(), pages_ * map_type::page_blocks},
         tier_(shape.layers, layout_.bytes()),
-        sizes_{shape.group() * limits_.step_tokens, ceil_div(limits_.tokens, Scheme::block_tokens), max_selected()},
+        sizes_(operation::workspace_for<Scheme>(shape, limits_, budget)),
         summaries_(std::size_t(shape.layers * pages_ * map_.summary_page())),
         near_(std::size_t(shape.layers * limits_.sequences * map_.near_sequence())),
         state_(std::size_t(shape.layers * limits_.sequences * map_.state_sequence()) + 16),
@@ -70,7 +70,7 @@ class cache {
         sequences_(std::size_t(limits_.sequences)),
         ids_(std::size_t(limits_.step_sequences * shape.kv_heads * sizes_.selected)),
         counts_(std::size_t(limits_.step_sequences * shape.kv_heads)),
-        workspace_(std::size_t(on.workers() * std::max<i64>(sizes_.worker_bytes(), operation::append_workspace_bytes<Scheme>())) + 64),
+        workspace_(std::size_t(operation::workspace_bytes<Scheme>(shape, limits_, budget, on.workers())) + 64),
         worker_statistics_(std::size_t(on.workers())) {
     steps_.reserve(std::size_t(limits_.step_sequences));
     planned_.reserve(std::size_t(limits_.step_sequences));
@@ -139,7 +139,7 @@ class cache {
     take_pages(s, number(id), needed);
     s.prompt_tokens = s.length = tokens;
     s.sealed = sealed;
-    s.selected_blocks = budget_blocks(tokens);
+    s.selected_blocks = operation::budget_blocks<Scheme>(budget_, tokens);
     for (int layer = 0; layer < map_.shape.layers; ++layer) {
       sequence_step const step{.slot = number(id), .pages = pages(number(id)), .sealed = sealed, .length = tokens};
       auto const seal = [&]<class T>(T) {
@@ -219,7 +219,7 @@ class cache {
     check_finite(q, "attend: a query is NaN or infinite");
     row_view<sequence_step const> const steps{steps_.data(), i64(steps_.size())};
     statistics* const per_worker = observer_ ? worker_statistics_.data() : nullptr;
-    attends_everything_ = selects_everything || layer < budget_.dense_layers;
+    attends_everything_ = operation::selects_everything<Scheme> || layer < budget_.dense_layers;
     if (!attends_everything_) select_blocks<Scheme, T>(on, map_, memory(layer), steps, q, sizes_, workspace(), ids_.data(), counts_.data(), per_worker);
     attend_blocks<Scheme, T>(on, map_, memory(layer), steps, q, out, sizes_, workspace(), ids_.data(), counts_.data(), attends_everything_, per_worker);
     if (observer_) collect();
@@ -284,7 +284,6 @@ class cache {
     erased_staging staging;
     std::vector<i64> filled;
   };
-  static constexpr bool selects_everything = requires { requires Scheme::select::is_everything; };
 
   static cellar::limits checked(model_shape const& shape, cellar::limits l, cellar::budget const& b) {
     validate(shape);
@@ -303,15 +302,6 @@ class cache {
     return std::min(sealed_tail, l.tokens);
   }
   i64 pages_per_sequence() const { return ceil_div(limits_.tokens, map_type::page_tokens); }
-  i64 budget_blocks(i64 prompt_tokens) const {
-    i64 const tokens = budget_.fetched_tokens(prompt_tokens);
-    return tokens > 0 ? std::max<i64>(1, tokens / Scheme::block_tokens) : 0;
-  }
-  i64 max_selected() const {
-    if (selects_everything) return 0;
-    i64 const blocks = ceil_div(limits_.tokens, Scheme::block_tokens);
-    return typename Scheme::select{}.with_budget(budget_blocks(limits_.tokens)).max_selected(blocks);
-  }
   i64 sealed_blocks(i64 length) const { return std::max<i64>(0, length - budget_.window - budget_.sinks) / Scheme::block_tokens; }
   i64 sealed_after(sequence const& s, i64 length) const { return Scheme::keeps_generated ? s.sealed : std::max(s.sealed, sealed_blocks(length)); }
 

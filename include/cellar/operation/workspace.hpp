@@ -27,4 +27,31 @@ constexpr i64 append_workspace_bytes() {
   return 2 * i64(memory_map<S>::page_tokens) * S::head_dim * i64(sizeof(float));
 }
 
+/// Blocks that a step selects for a prompt of that length, at least one unless nothing may be selected.
+template <offloading_scheme S>
+constexpr i64 budget_blocks(budget const& b, i64 prompt_tokens) {
+  i64 const tokens = b.fetched_tokens(prompt_tokens);
+  return tokens > 0 ? std::max<i64>(1, tokens / S::block_tokens) : 0;
+}
+
+/// True where a step reads every far block and needs no list of ids.
+template <offloading_scheme S>
+inline constexpr bool selects_everything = requires {
+  requires S::select::is_everything;
+};
+
+/// The scratch of a decode step within these capacities.
+template <offloading_scheme S>
+decode_workspace<S> workspace_for(model_shape const& shape, limits const& l, budget const& b) {
+  i64 const blocks = ceil_div(l.tokens, S::block_tokens);
+  i64 const selected = selects_everything<S> ? 0 : typename S::select{}.with_budget(budget_blocks<S>(b, l.tokens)).max_selected(blocks);
+  return {shape.group() * l.step_tokens, blocks, selected};
+}
+
+/// Bytes of scratch that one call of any operation needs, for an executor of that many workers; 64-byte aligned memory serves all.
+template <offloading_scheme S>
+i64 workspace_bytes(model_shape const& shape, limits const& l, budget const& b, int workers) {
+  return workers * std::max(workspace_for<S>(shape, l, b).worker_bytes(), append_workspace_bytes<S>());
+}
+
 }  // namespace cellar::operation

@@ -12,7 +12,7 @@ struct mean_landmark : scheme_defaults<HeadDim, Scalar> {
   static constexpr int block_tokens = 8;
   static constexpr bool keeps_generated = true;
   static constexpr budget published{.share = 0.015625, .window = 32};
-  using summary = cellar::summary::mean<>;
+  using summary = cellar::summary::mean<Scalar>;
   using select = cellar::select::top_k;
 };
 static_assert(offloading_scheme<mean_landmark<128>>);

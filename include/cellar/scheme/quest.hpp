@@ -11,7 +11,7 @@ namespace cellar::scheme {
 template <int HeadDim, storage_scalar Scalar = bf16>
 struct quest : scheme_defaults<HeadDim, Scalar> {
   static constexpr budget published{.tokens = 1024, .dense_layers = 2};
-  using summary = cellar::summary::min_max<>;
+  using summary = cellar::summary::min_max<Scalar>;
   using select = cellar::select::top_k;
 };
 static_assert(offloading_scheme<quest<128>>);
