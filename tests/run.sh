@@ -35,6 +35,6 @@ add_build() {  # name, options of cmake
   echo "subdirs($name)" >>"$builds/CTestTestfile.cmake"
 }
 add_build plain -DCMAKE_BUILD_TYPE=Release
-add_build address -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCELLAR_SANITIZE=address,undefined -DCELLAR_BENCHMARKS=OFF
-add_build thread -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCELLAR_SANITIZE=thread -DCELLAR_BENCHMARKS=OFF
+add_build address -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DCELLAR_SANITIZE=address,undefined -DCELLAR_BENCHMARKS=OFF
+add_build thread -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DCELLAR_SANITIZE=thread -DCELLAR_BENCHMARKS=OFF
 ctest --test-dir "$builds" --output-on-failure --parallel "$(nproc)" "$@"

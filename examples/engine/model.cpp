@@ -27,7 +27,7 @@ std::vector<float> read_stacked(gguf_file const& file, std::initializer_list<std
   for (auto const& [name, rows] : names) {
     require(file.has_tensor(name), "The model file has no tensor " + name + ".");
     std::int64_t floats = 1;
-    std::vector<std::int64_t> const shape = file.shape(name);
+    std::vector<std::int64_t> const& shape = file.shape(name);
     for (std::int64_t extent : shape) floats *= extent;
     require(!shape.empty() && shape.back() == columns && floats == rows * columns,
             "The tensor " + name + " does not have " + std::to_string(rows) + " rows of " + std::to_string(columns) + " numbers.");
@@ -170,7 +170,7 @@ void model::run_layers(float* x, std::span<std::int64_t const> positions, decode
                      delta = floats(hidden), gate_up = floats(2 * ffn), activated = floats(ffn);
   // Work on single rows is spread over the threads where there are many rows.
   auto const each_row = [&](auto const& work) {
-    std::int64_t const part = rows <= 16 ? rows : 32;
+    std::int64_t const part = std::max<std::int64_t>(1, rows <= 16 ? rows : 32);
     threads_->run((rows + part - 1) / part, [&](std::int64_t task, int) {
       for (std::int64_t r = task * part; r < std::min(rows, (task + 1) * part); ++r) work(r);
     });

@@ -221,7 +221,7 @@ std::string json_object(std::vector<std::pair<std::string, std::string>> const& 
 
 std::string unique_name(std::function<std::string(dice&)> const& draw, dice& d, std::set<std::string>& taken) {
   for (;;) {
-    std::string const name = draw(d);
+    std::string name = draw(d);
     // No name begins with another: an answer must decide between them by its first tokens, not by where it stops.
     bool const clashes = std::any_of(taken.begin(), taken.end(), [&](std::string const& other) { return other.starts_with(name) || name.starts_with(other); });
     if (!clashes) {
@@ -252,7 +252,8 @@ fact_sheet archives(int count, dice& d) {
   int const asked = d.below(count);
   for (int i = 0; i < count; ++i) {
     std::string const name = unique_name(invented, d, taken) + " archive", code = std::to_string(10000 + d.below(90000)), keeper = person(d);
-    sheet.sentences.push_back("The access code of the " + name + " is " + code + " and its keeper is " + keeper + ".");
+    sheet.sentences.push_back(
+        replaced(replaced(replaced("The access code of the {n} is {c} and its keeper is {k}.", "{n}", name), "{c}", code), "{k}", keeper));
     if (i == asked) {
       sheet.question = "Read the text and find the access code and the keeper of the " + name +
                        ". Answer with a JSON list of one object with the string keys \"name\", \"code\" and \"keeper\", and nothing else.";

@@ -1,4 +1,5 @@
-// Fibres and rendezvous. Never compiled with -fsanitize=thread: it switches stacks and tells that sanitizer itself what happens.
+// Fibres and rendezvous. Never compiled with -fsanitize=thread: it switches
+// stacks and tells that sanitizer itself what happens.
 #include "emulator/emulator.hpp"
 
 #include <sys/mman.h>
@@ -11,36 +12,30 @@
 #include <random>
 #include <vector>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define EMULATOR_ASAN
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define EMULATOR_ASAN
-#endif
-#endif
-#ifdef EMULATOR_ASAN
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
-#endif
-#ifdef CELLAR_EMULATOR_TSAN
+// The sanitizers' entry points; null where that sanitizer is not linked in.
 extern "C" {
-void* __tsan_get_current_fiber();
-void* __tsan_create_fiber(unsigned);
-void __tsan_destroy_fiber(void*);
-void __tsan_switch_to_fiber(void*, unsigned);
-void __tsan_acquire(void*);
-void __tsan_release(void*);
-void __tsan_write_range(void*, unsigned long);
-void __tsan_read_range(void*, unsigned long);
-void AnnotateIgnoreReadsBegin(char const*, int);
-void AnnotateIgnoreReadsEnd(char const*, int);
-void AnnotateIgnoreWritesBegin(char const*, int);
-void AnnotateIgnoreWritesEnd(char const*, int);
+[[gnu::weak]] void __sanitizer_start_switch_fiber(void** fake_stack_save, void const* bottom, std::size_t size);
+[[gnu::weak]] void __sanitizer_finish_switch_fiber(void* fake_stack_save, void const** bottom_old, std::size_t* size_old);
+[[gnu::weak]] void __asan_poison_memory_region(void const volatile*, std::size_t);
+[[gnu::weak]] void __asan_unpoison_memory_region(void const volatile*, std::size_t);
+[[gnu::weak]] void* __asan_region_is_poisoned(void*, std::size_t);
+[[gnu::weak]] void* __tsan_get_current_fiber();
+[[gnu::weak]] void* __tsan_create_fiber(unsigned);
+[[gnu::weak]] void __tsan_destroy_fiber(void*);
+[[gnu::weak]] void __tsan_switch_to_fiber(void*, unsigned);
+[[gnu::weak]] void __tsan_acquire(void*);
+[[gnu::weak]] void __tsan_release(void*);
+[[gnu::weak]] void __tsan_write_range(void*, unsigned long);
+[[gnu::weak]] void __tsan_read_range(void*, unsigned long);
+[[gnu::weak]] void AnnotateIgnoreReadsBegin(char const*, int);
+[[gnu::weak]] void AnnotateIgnoreReadsEnd(char const*, int);
+[[gnu::weak]] void AnnotateIgnoreWritesBegin(char const*, int);
+[[gnu::weak]] void AnnotateIgnoreWritesEnd(char const*, int);
 }
-#endif
 
 #ifdef __x86_64__
-// emulator_switch(&saved, to): keeps the callee-saved registers of the System V ABI on the stack, and takes the other stack's.
+// emulator_switch(&saved, to): keeps the callee-saved registers of the System V
+// ABI on the stack, and takes the other stack's.
 extern "C" void emulator_switch(void** saved, void* to);
 asm(R"(
 .text
@@ -70,7 +65,7 @@ namespace emulator::detail {
 
 namespace {
 
-constexpr std::size_t stack_bytes = 512 * 1024, page = 4096, red_zone = 256;
+constexpr std::size_t stack_bytes = 256 * 1024, page = 4096, red_zone = 256;
 
 enum class state : std::uint8_t { ready, waiting, done };
 
@@ -83,40 +78,40 @@ struct pending_copy {
 bool operator==(place const& a, place const& b) { return a.line == b.line && std::string_view(a.what) == b.what && std::string_view(a.file) == b.file; }
 
 // What the sanitizers are told; nothing where there is none.
-#ifdef EMULATOR_ASAN
-void leave_stack(void** fake, void const* to_bottom, std::size_t to_size) { __sanitizer_start_switch_fiber(fake, to_bottom, to_size); }
-void enter_stack(void* fake, void const** from_bottom, std::size_t* from_size) { __sanitizer_finish_switch_fiber(fake, from_bottom, from_size); }
-void poison(void* p, std::size_t n) { __asan_poison_memory_region(p, n); }
-void unpoison(void* p, std::size_t n) { __asan_unpoison_memory_region(p, n); }
-bool is_poisoned(void const* p, std::size_t n) { return __asan_region_is_poisoned(const_cast<void*>(p), n) != nullptr; }
-#else
-void leave_stack(void**, void const*, std::size_t) {}
-void enter_stack(void*, void const**, std::size_t*) {}
-void poison(void*, std::size_t) {}
-void unpoison(void*, std::size_t) {}
-bool is_poisoned(void const*, std::size_t) { return false; }
-#endif
-#ifdef CELLAR_EMULATOR_TSAN
-void* this_tsan_fibre() { return __tsan_get_current_fiber(); }
-void switch_tsan_fibre(void* to) { __tsan_switch_to_fiber(to, 1); }  // 1: a switch orders nothing
-void acquire(void* p) { __tsan_acquire(p); }
-void release(void* p) { __tsan_release(p); }
+bool const asan = __asan_poison_memory_region != nullptr, tsan = __tsan_create_fiber != nullptr;
+
+void leave_stack(void** fake, void const* to_bottom, std::size_t to_size) {
+  if (asan) __sanitizer_start_switch_fiber(fake, to_bottom, to_size);
+}
+void enter_stack(void* fake, void const** from_bottom, std::size_t* from_size) {
+  if (asan) __sanitizer_finish_switch_fiber(fake, from_bottom, from_size);
+}
+void poison(void* p, std::size_t n) {
+  if (asan) __asan_poison_memory_region(p, n);
+}
+void unpoison(void* p, std::size_t n) {
+  if (asan) __asan_unpoison_memory_region(p, n);
+}
+bool is_poisoned(void const* p, std::size_t n) { return asan && __asan_region_is_poisoned(const_cast<void*>(p), n) != nullptr; }
+void switch_tsan_fibre(void* to) {
+  if (tsan) __tsan_switch_to_fiber(to, 1);  // 1: a switch orders nothing
+}
+void acquire(void* p) {
+  if (tsan) __tsan_acquire(p);
+}
+void release(void* p) {
+  if (tsan) __tsan_release(p);
+}
 void touches(void* written, void const* read) {
+  if (!tsan) return;
   __tsan_write_range(written, 16);
   __tsan_read_range(const_cast<void*>(read), 16);
 }
 void ignore(bool on) {
+  if (!tsan) return;
   (on ? AnnotateIgnoreReadsBegin : AnnotateIgnoreReadsEnd)("", 0);
   (on ? AnnotateIgnoreWritesBegin : AnnotateIgnoreWritesEnd)("", 0);
 }
-#else
-void* this_tsan_fibre() { return nullptr; }
-void switch_tsan_fibre(void*) {}
-void acquire(void*) {}
-void release(void*) {}
-void touches(void*, void const*) {}
-void ignore(bool) {}
-#endif
 
 }  // namespace
 
@@ -154,7 +149,8 @@ struct shared_region {
 
 struct running_warp {
   int size = 0, arrived = 0;
-  char order[2][8];  // two sync objects, by turns: a barrier's acquire must not see the next one's release
+  char order[2][8];  // two sync objects, by turns: a barrier's acquire must not
+                     // see the next one's release
 };
 
 }  // namespace
@@ -276,14 +272,14 @@ void run(running_block& b) {
   for (int done = 0; done < threads;) {
     if (head == b.ready.size()) throw defect("stalled: a barrier that not every thread reaches\n" + who_waits_where(b));
     fibre* f;
-    if (b.options->order == rank_order::forward) {
+    if (b.options->order.by == rank_order::rule::forward) {
       f = b.ready[head++];
       if (head == b.ready.size()) {
         b.ready.clear();
         head = 0;
       }
     } else {
-      if (b.options->order == rank_order::shuffled) std::swap(b.ready[std::size_t(b.random() % b.ready.size())], b.ready.back());
+      if (b.options->order.by == rank_order::rule::shuffled) std::swap(b.ready[std::size_t(b.random() % b.ready.size())], b.ready.back());
       f = b.ready.back();
       b.ready.pop_back();
     }
@@ -304,9 +300,14 @@ void run(running_block& b) {
       }
     }
   }
+  for (fibre const& f : b.fibres)
+    if (f.allocations != b.regions.size())
+      throw defect("threads disagree about shared arrays: thread " + std::to_string(f.rank) + " has " + std::to_string(f.allocations) + " of " +
+                   std::to_string(b.regions.size()));
 }
 
-/// Stacks are kept: mapping them is dear, and a TSan fibre keeps its stack for good.
+/// Stacks are kept: mapping them is dear, and a TSan fibre keeps its stack for
+/// good.
 class stack_pool {
  public:
   char* take() {
@@ -324,22 +325,13 @@ class stack_pool {
   void shuffle(std::mt19937_64& random) { std::shuffle(free_.begin(), free_.end(), random); }
 
   void* tsan_fibre(char* stack) {
-#ifdef CELLAR_EMULATOR_TSAN
     void*& fibre = tsan_fibres_[stack];
-    if (!fibre) fibre = __tsan_create_fiber(0);
+    if (tsan && !fibre) fibre = __tsan_create_fiber(0);
     return fibre;
-#else
-    (void)stack;
-    return nullptr;
-#endif
   }
   void abandon_tsan_fibre(char* stack) {
-#ifdef CELLAR_EMULATOR_TSAN
-    __tsan_destroy_fiber(tsan_fibres_[stack]);
+    if (tsan) __tsan_destroy_fiber(tsan_fibres_[stack]);
     tsan_fibres_.erase(stack);
-#else
-    (void)stack;
-#endif
   }
 
  private:
@@ -360,7 +352,8 @@ void prepare(running_block& b, fibre& f, unsigned rank) {
   ++b.warps[rank / warp_width].size;
 #ifdef __x86_64__
   if (!b.options->portable_switch) {
-    // Staggered tops, so that equal frames of all fibres do not share cache sets. Above entry: an end for unwinders, and alignment as after a call.
+    // Staggered tops, so that equal frames of all fibres do not share cache
+    // sets. Above entry: an end for unwinders, and alignment as after a call.
     auto** top = reinterpret_cast<void**>(f.stack + stack_bytes - std::size_t(rank % 61) * 192);
     for (int i = 0; i < 3; ++i) *--top = nullptr;
     *--top = reinterpret_cast<void*>(entry);
@@ -408,7 +401,7 @@ void* shared(fibre* self, std::size_t bytes, place at) {
   std::size_t const n = self->allocations++;
   if (n == b.regions.size()) {
     b.declared = (b.declared + 15) / 16 * 16 + bytes;
-    if (b.declared > b.options->shared_bytes)
+    if (b.declared > std::size_t(b.options->shared_bytes))
       throw defect("shared memory: " + std::to_string(b.declared) + " bytes are asked for, " + std::to_string(b.options->shared_bytes) + " were launched");
     std::size_t const offset = (b.used + red_zone + 127) / 128 * 128;
     if (n == b.regions.capacity() || offset + bytes + red_zone > b.arena_bytes) throw defect("shared memory: too many arrays for the emulator");
@@ -462,12 +455,14 @@ void launch(launch_options const& options, std::function<void(fibre*)> const& bo
   if (options.threads < warp_width || options.threads > 1024 || options.threads % warp_width != 0)
     throw defect("launch: threads must be a multiple of 32, from 32 to 1024");
   if (options.blocks < 1) throw defect("launch: there must be a block");
-  std::mt19937_64 random(options.seed);
+  if (options.shared_bytes < 0) throw defect("launch: shared_bytes must not be negative");
+  std::mt19937_64 random(options.order.seed);
   std::vector<unsigned> indices;
   for (int i = 0; i < options.blocks; ++i) indices.push_back(unsigned(i));
-  if (options.order == rank_order::shuffled) std::shuffle(indices.begin(), indices.end(), random);
+  if (options.order.by == rank_order::rule::shuffled) std::shuffle(indices.begin(), indices.end(), random);
 
-  // All memory is taken before the launch is released and given back after it was acquired: the sanitizer sees it owned by the launching thread.
+  // All memory is taken before the launch is released and given back after it
+  // was acquired: the sanitizer sees it owned by the launching thread.
   static char started[8], finished[8];
   std::vector<std::unique_ptr<running_block, arena_unmapper>> blocks;
   for (unsigned const index : indices) {
@@ -483,7 +478,7 @@ void launch(launch_options const& options, std::function<void(fibre*)> const& bo
     b.regions.reserve(64);
     b.ready.reserve(std::size_t(2 * options.threads));
     for (auto& f : b.fibres) f.copies.reserve(256);
-    b.arena_bytes = options.shared_bytes + 64 * (red_zone + 128);
+    b.arena_bytes = std::size_t(options.shared_bytes) + 64 * (red_zone + 128);
     void* const arena = mmap(nullptr, b.arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (arena == MAP_FAILED) throw std::bad_alloc();
     b.arena = static_cast<char*>(arena);
@@ -494,7 +489,7 @@ void launch(launch_options const& options, std::function<void(fibre*)> const& bo
     running_block& b = *owned;
     stacks().shuffle(random);
     poison(b.arena, b.arena_bytes);
-    b.main_tsan = this_tsan_fibre();
+    if (tsan) b.main_tsan = __tsan_get_current_fiber();
     ignore(true);
     for (std::size_t i = 0; i < b.fibres.size(); ++i) prepare(b, b.fibres[i], unsigned(i));
     starting = &b;
@@ -507,7 +502,8 @@ void launch(launch_options const& options, std::function<void(fibre*)> const& bo
     unpoison(b.arena, b.arena_bytes);
     for (fibre& f : b.fibres) {
       if (error) stacks().abandon_tsan_fibre(f.stack);
-      unpoison(f.stack, stack_bytes);  // frames that were left for good are still marked
+      unpoison(f.stack,
+               stack_bytes);  // frames that were left for good are still marked
       stacks().give_back(f.stack);
     }
     if (error) break;
@@ -517,3 +513,14 @@ void launch(launch_options const& options, std::function<void(fibre*)> const& bo
 }
 
 }  // namespace emulator::detail
+
+namespace emulator {
+
+std::string name_of(rank_order order) {
+  if (order.by == rank_order::rule::shuffled) return "shuffled with seed " + std::to_string(order.seed);
+  return order.by == rank_order::rule::forward ? "forward" : "backward";
+}
+bool has_address_sanitizer() { return detail::asan; }
+bool has_thread_sanitizer() { return detail::tsan; }
+
+}  // namespace emulator

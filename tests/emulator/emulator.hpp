@@ -1,4 +1,5 @@
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -8,16 +9,24 @@
 
 #include "cellar/core/team.hpp"
 
-/// CUDA blocks on the CPU: every thread of a block is a fibre of one OS thread, barriers and warp exchanges are rendezvous.
+/// CUDA blocks on the CPU: every thread of a block is a fibre of one OS thread,
+/// barriers and warp exchanges are rendezvous.
 ///
-///   emulator::launch({.threads = 128, .order = emulator::rank_order::shuffled, .seed = 7}, [&](auto& team) { body(team, ...); });
+///   emulator::launch({.threads = 128, .shared_bytes = 2048, .order =
+///   emulator::shuffled(7)}, [&](emulator::team& t) { body(t, ...); });
 ///
-/// Threads run one after another, in the chosen order, each until it waits. What is caught:
-///   always         barriers that not all threads reach, or at different places; unequal shared allocations; more shared memory than launched;
-///                  asynchronous copies that are not aligned, not into shared memory, or not waited for at the end
-///   shuffled order missing barriers and waits, by wrong results: shared memory starts as NaN, a copy's destination is NaN until it is waited for
-///   ASan           accesses out of bounds, shared memory included (arrays lie between poisoned zones)
-///   TSan           data races, lost updates and writes of two blocks to one address included: every fibre is a thread to it
+/// Threads run one after another, in the chosen order, each until it waits.
+/// What is caught:
+///   always         barriers that not all threads reach, or at different
+///   places; early returns, warp operations in a branch;
+///                  unequal shared allocations; more shared memory than
+///                  launched; asynchronous copies that are not aligned, not
+///                  into shared memory, or not waited for at the end
+///   shuffled order missing barriers and waits, by wrong results: shared memory
+///   starts as NaN, a copy's destination is NaN until it is waited for ASan
+///   accesses out of bounds, shared memory included (arrays lie between
+///   poisoned zones) TSan           data races, lost updates and writes of two
+///   blocks to one address included: every fibre is a thread to it
 namespace emulator {
 
 /// A mistake of a body, with who waits where.
@@ -25,16 +34,30 @@ struct defect : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-enum class rank_order { forward, backward, shuffled };
+/// In which order the threads of a block run, each until it waits.
+struct rank_order {
+  enum class rule { forward, backward, shuffled } by = rule::forward;
+  std::uint64_t seed = 0;
+};
+inline constexpr rank_order forward{rank_order::rule::forward};
+inline constexpr rank_order backward{rank_order::rule::backward};
+constexpr rank_order shuffled(std::uint64_t seed) { return {rank_order::rule::shuffled, seed}; }
+/// For messages of tests.
+std::string name_of(rank_order order);
 
 struct launch_options {
   int threads = 128;  ///< A block; a multiple of 32 up to 1024.
-  int blocks = 1;     ///< Run one after another, in shuffled order where the order is shuffled.
-  rank_order order = rank_order::shuffled;
-  std::uint64_t seed = 1;
-  std::size_t shared_bytes = 48 * 1024;
-  bool portable_switch = false;  ///< Switch fibres by ucontext, as on processors without our own switch.
+  int blocks = 1;     ///< Run one after another, in shuffled order where the order
+                      ///< is shuffled.
+  std::int64_t shared_bytes = 0;
+  rank_order order = shuffled(1);
+  bool portable_switch = false;  ///< Switch fibres by ucontext, as on processors
+                                 ///< without our own switch.
 };
+
+/// Which sanitizer this program is linked with.
+bool has_address_sanitizer();
+bool has_thread_sanitizer();
 
 namespace detail {
 
@@ -184,7 +207,7 @@ class team {
   }
   template <class T>
   T atomic_add(T* p, T x) const {
-    return __atomic_fetch_add(p, x, __ATOMIC_RELAXED);
+    return std::atomic_ref<T>(*p).fetch_add(x, std::memory_order_relaxed);
   }
   template <class T>
   T* shared(cellar::i64 n, char const* file = __builtin_FILE(), int line = __builtin_LINE()) {

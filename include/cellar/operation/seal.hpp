@@ -18,7 +18,6 @@ CELLAR_HD void seal(Team& t, sequence_view<S> const& to, int head, i64 first, i6
     i64 const run = blocks - b < map::tile_blocks - lane ? blocks - b : map::tile_blocks - lane;
     matrix_view<float const, S::head_dim> const rows{keys.row(b * map::block_tokens), run * map::block_tokens};
     to.summary(head, to.position(first + b)).build(t, rows, run, to.tile(first + b, head), int(lane));
-    t.sync();
     b += run;
   }
   for (i64 b = 0; b < blocks; ++b) {
