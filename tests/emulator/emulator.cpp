@@ -25,8 +25,8 @@ extern "C" {
 [[gnu::weak]] void __tsan_switch_to_fiber(void*, unsigned);
 [[gnu::weak]] void __tsan_acquire(void*);
 [[gnu::weak]] void __tsan_release(void*);
-[[gnu::weak]] void __tsan_write_range(void*, unsigned long);
-[[gnu::weak]] void __tsan_read_range(void*, unsigned long);
+[[gnu::weak]] void __tsan_write_range(void*, long);  // long, as g++ predeclares it
+[[gnu::weak]] void __tsan_read_range(void*, long);
 [[gnu::weak]] void AnnotateIgnoreReadsBegin(char const*, int);
 [[gnu::weak]] void AnnotateIgnoreReadsEnd(char const*, int);
 [[gnu::weak]] void AnnotateIgnoreWritesBegin(char const*, int);

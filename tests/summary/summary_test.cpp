@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "catch.hpp"
+#include "cellar/codec/centred.hpp"
 #include "cellar/summary/mean.hpp"
 #include "cellar/summary/min_max.hpp"
 #include "cellar/summary/none.hpp"

@@ -12,6 +12,7 @@ namespace cellar::codec {
 class rotated_mean {
  public:
   static constexpr int token_group = 1;  ///< Nothing is stored with the rows.
+  static constexpr bool turns = true;
 
   CELLAR_HD rotated_mean with(rotary const& r) const {
     rotated_mean c = *this;
@@ -67,6 +68,7 @@ class rotated_mean {
 template <int Tokens>
 struct block_mean {
   static constexpr int token_group = Tokens;
+  static constexpr bool turns = false;
 };
 
 template <class Codec, class Center>
@@ -178,6 +180,6 @@ struct centred<Codec, block_mean<Tokens>> {
 };
 static_assert(row_codec<centred<higgs<2, 256>, rotated_mean>> && trained<centred<higgs<2, 256>, rotated_mean>> &&
               positional<centred<higgs<2, 256>, rotated_mean>> && rotary_aware<centred<higgs<2, 256>, rotated_mean>>);
-static_assert(row_codec<centred<identity<f16>, block_mean<16>>>);
+static_assert(row_codec<centred<identity<f16>, block_mean<16>>> && centred_codec<centred<identity<f16>, block_mean<16>>>);
 
 }  // namespace cellar::codec

@@ -71,6 +71,14 @@ concept rotary_aware = requires(P const& p, rotary const& r) {
   { p.with(r) } -> std::same_as<P>;
 };
 
+/// Stores differences from a centre by a codec of its own, `base`. Where the centre turns, it is one row turned to each position, with members
+/// center(offset, to) and embedding(); else it is the mean of token_group rows, stored with them.
+template <class C>
+concept centred_codec = requires(C const& c) {
+  { c.base } -> std::convertible_to<typename C::base_codec>;
+  { C::center_type::turns } -> std::convertible_to<bool>;
+};
+
 /// A codec whose stored rows can be scored against a query without being decoded: what summary::quantized_key needs.
 ///
 /// A tile interleaves `lanes` rows: codes as [unit][lane][code_unit bytes], scales as [lane].

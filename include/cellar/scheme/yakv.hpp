@@ -20,6 +20,6 @@ struct yakv : scheme_defaults<HeadDim, Scalar> {
   using summary = cellar::summary::quantized_key<cellar::codec::higgs<4, 256>>;
   using select = cellar::select::top_k;
 };
-static_assert(offloading_scheme<yakv<128>>);
+static_assert(block_summary<yakv<128>::summary> && offloading_scheme<yakv<128>>);
 
 }  // namespace cellar::scheme

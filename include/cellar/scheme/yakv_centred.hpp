@@ -12,6 +12,6 @@ struct yakv_centred : yakv<HeadDim, Scalar> {
   using value_codec = cellar::codec::higgs<2, 256, 1>;
   using summary = cellar::summary::quantized_key<cellar::codec::centred<cellar::codec::higgs<4, 256, 1>, cellar::codec::rotated_mean>>;
 };
-static_assert(offloading_scheme<yakv_centred<128>>);
+static_assert(block_summary<yakv_centred<128>::summary> && offloading_scheme<yakv_centred<128>>);
 
 }  // namespace cellar::scheme

@@ -1,33 +1,24 @@
 #pragma once
-#include "cellar/codec/centred.hpp"
+#include "cellar/core/rotary.hpp"
 #include "cellar/summary/concept.hpp"
 
 namespace cellar::summary {
 
 namespace detail {
 
-// What a codec subtracts before it codes, as a summary sees it: bytes in the tile, in the prepared query, and the centre's share of a score.
-
-/// Nothing is subtracted.
+/// What a codec subtracts before it codes, as a summary sees it. Nothing, but for centred codecs.
 template <class Codec>
 struct landmark_center {
   using base_codec = Codec;
+  static constexpr bool turns = false, stores_mean = false;
   static constexpr int tile_blocks = 32;
 };
-template <class Codec, class Center>
-struct landmark_center<codec::centred<Codec, Center>> {
-  using base_codec = Codec;
-  static constexpr int tile_blocks = Center::token_group == 1 ? 32 : Center::token_group;
+template <centred_codec Codec>
+struct landmark_center<Codec> {
+  using base_codec = typename Codec::base_codec;
+  static constexpr bool turns = Codec::center_type::turns, stores_mean = !turns;
+  static constexpr int tile_blocks = turns ? 32 : Codec::token_group;  // one mean a tile
 };
-
-template <class Codec>
-inline constexpr bool has_rotated_mean = false;
-template <class Codec>
-inline constexpr bool has_rotated_mean<codec::centred<Codec, codec::rotated_mean>> = true;
-template <class Codec>
-inline constexpr bool has_block_mean = false;
-template <class Codec, int Tokens>
-inline constexpr bool has_block_mean<codec::centred<Codec, codec::block_mean<Tokens>>> = true;
 
 }  // namespace detail
 
@@ -45,8 +36,8 @@ struct quantized_key {
   using base_codec = typename center_facts::base_codec;
   static constexpr bool is_upper_bound = false;
   static constexpr int tile_blocks = center_facts::tile_blocks;
-  static constexpr bool turns = detail::has_rotated_mean<Codec>;
-  static constexpr bool stores_mean = detail::has_block_mean<Codec>;
+  static constexpr bool turns = center_facts::turns;
+  static constexpr bool stores_mean = center_facts::stores_mean;
   static_assert(base_codec::token_group == 1, "quantized_key: the inner codec must store single rows");
 
   Codec codec;
@@ -164,8 +155,6 @@ struct quantized_key {
     return round_up(base().query_bytes(head_dim) + extra * i64(sizeof(float)), 16);
   }
 };
-static_assert(block_summary<quantized_key<codec::identity<bf16>>> && block_summary<quantized_key<codec::higgs<4, 256>>>);
-static_assert(block_summary<quantized_key<codec::centred<codec::higgs<4, 256>, codec::rotated_mean>>>);
-static_assert(block_summary<quantized_key<codec::centred<codec::higgs<4, 256>, codec::block_mean<64>>>>);
+// That it models block_summary is asserted with the codecs of named schemes (scheme/yakv.hpp, yakv_centred.hpp): a summary includes no codec.
 
 }  // namespace cellar::summary
