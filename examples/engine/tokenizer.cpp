@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <limits>
+#include <new>
 #include <queue>
 #include <stdexcept>
 #include <tuple>
@@ -31,12 +33,34 @@ std::array<std::string, 256> byte_characters() {
 
 std::uint64_t pair_key(int left, int right) { return std::uint64_t(std::uint32_t(left)) << 32 | std::uint32_t(right); }
 
-// The pre-tokenizers of the models' authors, as llama.cpp has them. Each pattern splits the pieces that the one before left.
-std::vector<char const*> patterns_of(std::string const& name) {
+void require(bool condition, std::string const& what) {
+  if (!condition) throw std::invalid_argument("The model's vocabulary is broken: " + what + ". Fetch or convert the model file again.");
+}
+
+// The pre-tokenizers of the models' authors, as llama.cpp has them. Each pattern splits the pieces that the one before left. They stand here with their \s and
+// \S, but PCRE2's \s holds U+180E, which Unicode no longer counts as white space: pattern puts in Unicode's set instead.
+std::vector<std::string> patterns_of(std::string const& name) {
   if (name == "qwen2")
     return {R"((?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
   if (name == "smollm") return {R"(\p{N})", R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S))"};
-  throw std::invalid_argument("The pre-tokenizer \"" + name + "\" is not known; this tokenizer has qwen2 and smollm.");
+  throw std::invalid_argument("The pre-tokenizer \"" + name + "\" is not known; this engine has qwen2 and smollm. Use a model with one of them.");
+}
+
+std::string with_unicode_spaces(std::string_view text) {
+  std::string const spaces = R"(\p{Z}\t-\r\x{85})";
+  std::string result;
+  bool is_in_class = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    auto const two = text.substr(i, 2);
+    if (two == R"(\s)" || two == R"(\S)") {
+      result += is_in_class ? spaces : (two == R"(\s)" ? "[" : "[^") + spaces + "]";
+      ++i;
+      continue;
+    }
+    if (text[i] == '[' || text[i] == ']') is_in_class = text[i] == '[';
+    result += text[i];
+  }
+  return result;
 }
 
 }  // namespace
@@ -44,22 +68,32 @@ std::vector<char const*> patterns_of(std::string const& name) {
 /// A compiled regular expression.
 class tokenizer::pattern {
  public:
-  explicit pattern(char const* text) {
+  explicit pattern(std::string const& text) {
+    std::string const unicode = with_unicode_spaces(text);
     int error = 0;
     PCRE2_SIZE at = 0;
-    code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text), PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &error, &at, nullptr));
-    if (!code_) throw std::logic_error("a pre-tokenizer's pattern does not compile");
+    code_.reset(pcre2_compile(characters(unicode), unicode.size(), PCRE2_UTF | PCRE2_UCP, &error, &at, nullptr));
+    if (!code_) throw std::runtime_error("The installed PCRE2 does not compile the pre-tokenizer's pattern; it needs support for Unicode.");
     pcre2_jit_compile(code_.get(), PCRE2_JIT_COMPLETE);  // where it cannot, matching interprets
   }
 
-  /// Cuts a text into matches and what lies between them.
+  bool is_utf8(std::string_view text) const {  // PCRE2 looks before it matches
+    match_data const match(pcre2_match_data_create(1, nullptr));
+    int const found = pcre2_match(code_.get(), characters(text), text.size(), 0, 0, match.get(), nullptr);
+    return found > PCRE2_ERROR_UTF8_ERR1 || found < PCRE2_ERROR_UTF8_ERR21;
+  }
+
+  /// Cuts UTF-8 text into matches and what lies between them.
   void split(std::string_view text, std::vector<std::string_view>& to) const {
-    std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> const match(pcre2_match_data_create(1, nullptr), pcre2_match_data_free);
+    match_data const match(pcre2_match_data_create(1, nullptr));
+    std::unique_ptr<pcre2_match_context, deleter> const context(pcre2_match_context_create(nullptr));
+    if (!match || !context) throw std::bad_alloc();
+    pcre2_set_match_limit(context.get(), std::numeric_limits<std::uint32_t>::max());  // the patterns never try more than the length of a piece
     std::size_t done = 0;
     while (done < text.size()) {
-      int const found = pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), done, PCRE2_NO_UTF_CHECK, match.get(), nullptr);
+      int const found = pcre2_match(code_.get(), characters(text), text.size(), done, PCRE2_NO_UTF_CHECK, match.get(), context.get());
       if (found == PCRE2_ERROR_NOMATCH) break;
-      if (found < 0) throw std::runtime_error("Splitting a text into words failed: PCRE2 error " + std::to_string(found) + ".");
+      if (found < 0) throw std::runtime_error("Splitting a text into words failed with PCRE2's error " + std::to_string(found) + ". Try a shorter text.");
       auto const* const range = pcre2_get_ovector_pointer(match.get());
       if (range[0] > done) to.push_back(text.substr(done, range[0] - done));
       to.push_back(text.substr(range[0], range[1] - range[0]));
@@ -69,21 +103,31 @@ class tokenizer::pattern {
   }
 
  private:
-  std::unique_ptr<pcre2_code, decltype([](pcre2_code* c) { pcre2_code_free(c); })> code_;
+  struct deleter {
+    void operator()(pcre2_code* x) const { pcre2_code_free(x); }
+    void operator()(pcre2_match_data* x) const { pcre2_match_data_free(x); }
+    void operator()(pcre2_match_context* x) const { pcre2_match_context_free(x); }
+  };
+  using match_data = std::unique_ptr<pcre2_match_data, deleter>;
+
+  static PCRE2_SPTR characters(std::string_view text) { return reinterpret_cast<PCRE2_SPTR>(text.data()); }
+
+  std::unique_ptr<pcre2_code, deleter> code_;
 };
 
 vocabulary read_vocabulary(gguf_file const& file) {
   std::string const prefix = "tokenizer.ggml.";
   auto const model = file.get<std::string>(prefix + "model");
-  if (model != "gpt2") throw gguf_error("The model's tokenizer is \"" + model + "\"; this engine reads byte-level BPE (\"gpt2\").");
+  if (model != "gpt2") throw gguf_error("The model's tokenizer is \"" + model + "\"; this engine has byte-level BPE, \"gpt2\", only.");
   vocabulary v;
   v.pre_tokenizer = file.get<std::string>(prefix + "pre");
   v.tokens = file.get<std::vector<std::string>>(prefix + "tokens");
   v.merges = file.get<std::vector<std::string>>(prefix + "merges");
-  if (file.has(prefix + "token_type")) v.kinds = file.get<std::vector<std::int64_t>>(prefix + "token_type");
+  v.kinds = file.get<std::vector<std::int64_t>>(prefix + "token_type");
   auto const id = [&](std::string const& key) {
     auto const x = file.get<std::int64_t>(prefix + key);
-    if (x < 0 || x >= std::int64_t(v.tokens.size())) throw gguf_error("The model's " + key + " is not one of its tokens.");
+    if (x < 0 || x >= std::int64_t(v.tokens.size()))
+      throw gguf_error("The model file's " + prefix + key + " is not one of its tokens. Fetch or convert the model file again.");
     return int(x);
   };
   for (char const* const key : {"eos_token_id", "eot_token_id"})
@@ -95,25 +139,36 @@ vocabulary read_vocabulary(gguf_file const& file) {
 }
 
 tokenizer::tokenizer(vocabulary const& from) : begin_(from.begin) {
-  auto const require = [](bool condition, std::string const& what) {
-    if (!condition) throw std::invalid_argument("The vocabulary contradicts itself: " + what + ".");
-  };
-  require(!from.tokens.empty() && from.tokens.size() < std::size_t(std::numeric_limits<int>::max()), "it has no tokens, or too many");
-  require(from.kinds.empty() || from.kinds.size() == from.tokens.size(), "it has not one kind for every token");
+  require(!from.tokens.empty() && from.tokens.size() <= std::size_t(std::numeric_limits<int>::max()), "it has no tokens, or too many");
+  require(from.kinds.empty() || from.kinds.size() == from.tokens.size(),
+          "it has " + std::to_string(from.tokens.size()) + " tokens but the kinds of " + std::to_string(from.kinds.size()));
+  for (std::string const& text : patterns_of(from.pre_tokenizer)) patterns_.emplace_back(text);
+  read_tokens(from);
+  read_merges(from);
+  ends_.resize(from.tokens.size());
+  for (int const id : from.ends) {
+    require(id >= 0 && id < size(), "the token " + std::to_string(id) + ", which ends texts, is not there");
+    ends_[std::size_t(id)] = true;
+  }
+  require(begin_ >= -1 && begin_ < size(), "the token " + std::to_string(begin_) + ", which begins texts, is not there");
+}
 
+tokenizer::~tokenizer() = default;
+tokenizer::tokenizer(tokenizer&&) noexcept = default;
+
+void tokenizer::read_tokens(vocabulary const& from) {
   auto const written = byte_characters();
   std::unordered_map<std::string, char> bytes;  // written character -> byte
   for (int b = 0; b < 256; ++b) bytes.emplace(written[std::size_t(b)], char(b));
-  std::unordered_map<std::string, int> ids;
   bytes_.reserve(from.tokens.size());
   for (std::size_t i = 0; i < from.tokens.size(); ++i) {
     std::string const& token = from.tokens[i];
-    ids.emplace(token, int(i));
     auto const kind = from.kinds.empty() ? vocabulary::kind::normal : vocabulary::kind(from.kinds[i]);
     if (kind == vocabulary::kind::control || kind == vocabulary::kind::user_defined) {
-      require(!token.empty(), "a special token is empty");
+      // a text between two specials is matched without a check, so it must not begin or end within a character
+      require(!token.empty() && patterns_.front().is_utf8(token), "the special token " + std::to_string(i) + " is empty or not UTF-8");
       bytes_.push_back(token);
-      if (special_ids_.emplace(token, int(i)).second) specials_.push_back(token);
+      specials_.push_back(int(i));
       continue;
     }
     std::string plain;
@@ -129,57 +184,44 @@ tokenizer::tokenizer(vocabulary const& from) : begin_(from.begin) {
     }
     bytes_.push_back(std::move(plain));
   }
-  std::sort(specials_.begin(), specials_.end(), [](auto const& a, auto const& b) { return a.size() != b.size() ? a.size() > b.size() : a < b; });
+  std::stable_sort(specials_.begin(), specials_.end(), [&](int a, int b) { return token_bytes(a).size() > token_bytes(b).size(); });
+}
 
+void tokenizer::read_merges(vocabulary const& from) {
+  std::unordered_map<std::string_view, int> ids;
+  for (std::size_t i = 0; i < from.tokens.size(); ++i) ids.emplace(from.tokens[i], int(i));
+  auto const written = byte_characters();
   for (int b = 0; b < 256; ++b) {
     auto const id = ids.find(written[std::size_t(b)]);
     byte_ids_[b] = id == ids.end() ? -1 : id->second;
   }
+  merges_.reserve(from.merges.size());
   for (std::size_t rank = 0; rank < from.merges.size(); ++rank) {
     std::string const& m = from.merges[rank];
     auto const space = m.find(' ', 1);
     require(space != std::string::npos && space + 1 < m.size(), "the merge \"" + m + "\" is not a pair");
     auto const left = ids.find(m.substr(0, space)), right = ids.find(m.substr(space + 1)), both = ids.find(m.substr(0, space) + m.substr(space + 1));
-    require(left != ids.end() && right != ids.end() && both != ids.end(), "the merge \"" + m + "\" names a token that is not there");
+    require(left != ids.end() && right != ids.end() && both != ids.end(), "the merge \"" + m + "\" names or makes a token that is not there");
     merges_.emplace(pair_key(left->second, right->second), merge{int(rank), both->second});
   }
-  ends_.resize(from.tokens.size());
-  for (int const id : from.ends) {
-    require(id >= 0 && id < size(), "an end token is not one of its tokens");
-    ends_[std::size_t(id)] = true;
-  }
-  require(begin_ >= -1 && begin_ < size(), "the begin token is not one of its tokens");
-  for (char const* const text : patterns_of(from.pre_tokenizer)) patterns_.emplace_back(text);
 }
 
-tokenizer::~tokenizer() = default;
-tokenizer::tokenizer(tokenizer&&) noexcept = default;
-
 std::vector<int> tokenizer::encode(std::string_view text, bool parse_special) const {
-  // PCRE2 checks UTF-8 as a side effect of matching; here once for the whole text.
-  std::unique_ptr<pcre2_code, decltype(&pcre2_code_free)> const nothing(
-      [] {
-        int error = 0;
-        PCRE2_SIZE at = 0;
-        return pcre2_compile(reinterpret_cast<PCRE2_SPTR>(""), 0, PCRE2_UTF, &error, &at, nullptr);
-      }(),
-      pcre2_code_free);
-  std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> const match(pcre2_match_data_create(1, nullptr), pcre2_match_data_free);
-  if (pcre2_match(nothing.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0, 0, match.get(), nullptr) < 0)
-    throw std::invalid_argument("The text is not valid UTF-8.");
-
   std::vector<int> ids;
+  if (text.empty()) return ids;
+  if (text.size() > std::size_t(std::numeric_limits<int>::max())) throw std::invalid_argument("The text is longer than 2 GB; encode it in parts.");
+  if (!patterns_.front().is_utf8(text)) throw std::invalid_argument("The text is not valid UTF-8; convert it to UTF-8 first.");
   if (begin_ >= 0) ids.push_back(begin_);
   std::size_t done = 0;
   for (std::size_t at = 0; parse_special && at < text.size();) {
-    auto const special = std::find_if(specials_.begin(), specials_.end(), [&](std::string const& s) { return text.compare(at, s.size(), s) == 0; });
+    auto const special = std::find_if(specials_.begin(), specials_.end(), [&](int id) { return text.substr(at).starts_with(token_bytes(id)); });
     if (special == specials_.end()) {
       ++at;
       continue;
     }
     encode_plain(text.substr(done, at - done), ids);
-    ids.push_back(special_ids_.at(*special));
-    done = at += special->size();
+    ids.push_back(*special);
+    done = at += token_bytes(*special).size();
   }
   encode_plain(text.substr(done), ids);
   return ids;
@@ -203,9 +245,9 @@ void tokenizer::encode_piece(std::string_view piece, std::vector<int>& to) const
   std::vector<symbol> symbols;
   for (char const c : piece) {
     int const id = byte_ids_[static_cast<unsigned char>(c)], n = int(symbols.size());
-    if (id < 0) throw std::invalid_argument("The text has a byte that the model's vocabulary lacks.");
-    symbols.push_back({id, n - 1, n + 1});
+    if (id >= 0) symbols.push_back({id, n - 1, n + 1});
   }
+  if (symbols.empty()) return;
   symbols.back().after = -1;
 
   using candidate = std::tuple<int, int, int, int>;  // rank, left symbol, ids of both when it was found
@@ -231,6 +273,12 @@ void tokenizer::encode_piece(std::string_view piece, std::vector<int>& to) const
     consider(i);
   }
   for (int i = 0; i >= 0; i = symbols[std::size_t(i)].after) to.push_back(symbols[std::size_t(i)].id);
+}
+
+std::string const& tokenizer::token_bytes(int id) const {
+  if (id < 0 || id >= size())
+    throw std::out_of_range("The token " + std::to_string(id) + " is not in the vocabulary of " + std::to_string(size()) + " tokens.");
+  return bytes_[std::size_t(id)];
 }
 
 std::string tokenizer::decode(std::span<int const> tokens) const {

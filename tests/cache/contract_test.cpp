@@ -13,6 +13,7 @@ std::int64_t allocations = 0;
 
 }  // namespace
 
+#ifndef __SANITIZE_ADDRESS__  // which replaces these itself
 // noinline: g++ takes an inlined pair of malloc and free for a mismatch.
 [[gnu::noinline]] void* operator new(std::size_t n) {
   ++allocations;
@@ -21,6 +22,7 @@ std::int64_t allocations = 0;
 }
 [[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
 [[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+#endif
 
 namespace {
 
@@ -262,7 +264,11 @@ TEST_CASE("decoding allocates nothing, also when blocks seal and pages are taken
   check(small<dense>(l));
   check(small<yakv>(l));
   check(small<scheme::quest<d, float>>(l));
+#ifndef __SANITIZE_ADDRESS__
   CHECK(allocations > 0);  // the counter counts
+#else
+  skip("allocations are not counted under the address sanitizer");
+#endif
 }
 
 TEST_CASE("statistics count what was read") {
