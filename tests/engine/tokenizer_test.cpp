@@ -89,11 +89,11 @@ TEST_CASE("vocabularies that contradict themselves are refused") {
     CHECK_THROWS_WITH(engine::tokenizer(v), contains(words));
   };
   refused([](auto& v) { v.pre_tokenizer = "llama3"; }, "\"llama3\" is not known");
-  refused([](auto& v) { v.kinds.pop_back(); }, "one kind for every token");
+  refused([](auto& v) { v.kinds.pop_back(); }, "but the kinds of");
   refused([](auto& v) { v.merges.push_back("a"); }, "not a pair");
   refused([](auto& v) { v.merges.push_back("q zz"); }, "not there");
-  refused([](auto& v) { v.ends = {100000}; }, "end token");
-  refused([](auto& v) { v.begin = 100000; }, "begin token");
+  refused([](auto& v) { v.ends = {100000}; }, "which ends texts");
+  refused([](auto& v) { v.begin = 100000; }, "which begins texts");
   refused(
       [](auto& v) {
         v.tokens.clear();
