@@ -61,7 +61,7 @@ TEST_CASE("top_k ranks infinities as numbers, both zeros alike, and NaN below al
   CHECK(chosen(select::top_k{}.with_budget(1), {nan, nan}) == std::vector<std::int64_t>{0});
 }
 
-TEST_CASE("a negative budget selects nothing; all and none ignore budgets") {
+TEST_CASE("a negative budget selects nothing, all and none ignore budgets") {
   std::vector<float> const scores{3, 1, 2};
   CHECK(chosen(select::top_k{}.with_budget(-5), scores).empty());
   CHECK(chosen(select::all{}.with_budget(1), scores) == std::vector<std::int64_t>{0, 1, 2});

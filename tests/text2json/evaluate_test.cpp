@@ -7,7 +7,7 @@
 
 using namespace text2json;
 
-TEST_CASE("all schemes decode a document in lockstep; with the whole prompt as budget they are dense attention") {
+TEST_CASE("all schemes decode a document in lockstep, with the whole prompt as budget they are dense attention") {
   char const* const path = std::getenv("CELLAR_TEST_MODEL_SMOLLM");
   if (!path || !*path) {
     skip("no model: set CELLAR_TEST_MODEL_SMOLLM to a GGUF file");
