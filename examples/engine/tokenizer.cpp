@@ -78,16 +78,16 @@ class tokenizer::pattern {
   }
 
   bool is_utf8(std::string_view text) const {  // PCRE2 looks before it matches
-    match_data const match(pcre2_match_data_create(1, nullptr));
+    match_data const match = make_match_data();
     int const found = pcre2_match(code_.get(), characters(text), text.size(), 0, 0, match.get(), nullptr);
     return found > PCRE2_ERROR_UTF8_ERR1 || found < PCRE2_ERROR_UTF8_ERR21;
   }
 
   /// Cuts UTF-8 text into matches and what lies between them.
   void split(std::string_view text, std::vector<std::string_view>& to) const {
-    match_data const match(pcre2_match_data_create(1, nullptr));
+    match_data const match = make_match_data();
     std::unique_ptr<pcre2_match_context, deleter> const context(pcre2_match_context_create(nullptr));
-    if (!match || !context) throw std::bad_alloc();
+    if (!context) throw std::bad_alloc();
     pcre2_set_match_limit(context.get(), std::numeric_limits<std::uint32_t>::max());  // the patterns never try more than the length of a piece
     std::size_t done = 0;
     while (done < text.size()) {
@@ -110,6 +110,11 @@ class tokenizer::pattern {
   };
   using match_data = std::unique_ptr<pcre2_match_data, deleter>;
 
+  static match_data make_match_data() {
+    match_data result(pcre2_match_data_create(1, nullptr));
+    if (!result) throw std::bad_alloc();
+    return result;
+  }
   static PCRE2_SPTR characters(std::string_view text) { return reinterpret_cast<PCRE2_SPTR>(text.data()); }
 
   std::unique_ptr<pcre2_code, deleter> code_;
