@@ -33,6 +33,10 @@ using dense = scheme::dense<d, float>;
 model_shape const shape{.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = d};
 host::executor const serial;
 
+struct sealing : scheme::mean_landmark<d, float> {  // pages of 128 tokens, filled while decoding
+  static constexpr bool keeps_generated = false;
+};
+
 /// A cache with one prompt of 100 tokens, and rows to feed it.
 template <class Scheme>
 struct small {
@@ -82,16 +86,23 @@ void refused(std::string const& words, auto const& mistake) {
 TEST_CASE("construction refuses impossible shapes, limits and budgets, and says which") {
   auto const make = [](model_shape s, limits l, budget b) { cache<yakv>(serial, s, l, b); };
   limits const good{.sequences = 1, .tokens = 10};
-  CHECK_NOTHROW(make(shape, good, {}));
+  budget const some{.tokens = 1};
+  CHECK_NOTHROW(make(shape, good, some));
+  CHECK_THROWS_WITH(make(shape, good, {}), contains("above zero"));
+  CHECK_NOTHROW(cache<dense>(serial, shape, good));
+  auto const most = std::numeric_limits<std::int64_t>::max();
+  CHECK_NOTHROW(make(shape, good, {.tokens = most, .sinks = most, .window = most}));
+  CHECK_THROWS_WITH(make(shape, {.sequences = 1, .tokens = most}, some), contains("32-bit ids"));
+  CHECK_THROWS_WITH(make(shape, {.sequences = 1, .tokens = 10, .far_tokens = most}, some), contains("32-bit ids"));
   auto s = shape;
   s.query_heads = 5;
-  CHECK_THROWS_WITH(make(s, good, {}), contains("multiple of kv_heads"));
+  CHECK_THROWS_WITH(make(s, good, some), contains("multiple of kv_heads"));
   s = shape;
   s.head_dim = 24;
-  CHECK_THROWS_WITH(make(s, good, {}), contains("head_dim is not the scheme's"));
-  CHECK_THROWS_WITH(make(shape, {.sequences = 0, .tokens = 10}, {}), contains("limits"));
-  CHECK_THROWS_WITH(make(shape, {.sequences = 1, .tokens = 0}, {}), contains("limits"));
-  CHECK_THROWS_WITH(make(shape, {.sequences = 1, .tokens = 10, .generated_tokens = -1}, {}), contains("negative"));
+  CHECK_THROWS_WITH(make(s, good, some), contains("head_dim is not the scheme's"));
+  CHECK_THROWS_WITH(make(shape, {.sequences = 0, .tokens = 10}, some), contains("limits"));
+  CHECK_THROWS_WITH(make(shape, {.sequences = 1, .tokens = 0}, some), contains("limits"));
+  CHECK_THROWS_WITH(make(shape, {.sequences = 1, .tokens = 10, .generated_tokens = -1}, some), contains("negative"));
   CHECK_THROWS_WITH(make(shape, good, {.share = 1.5}), contains("share"));
   CHECK_THROWS_WITH(make(shape, good, {.share = -0.1}), contains("share"));
   CHECK_THROWS_WITH(make(shape, good, {.share = std::numeric_limits<double>::quiet_NaN()}), contains("share"));
@@ -104,20 +115,11 @@ TEST_CASE("mistakes in a prompt are refused and change nothing") {
   refused("memory for keys", [](auto& x) { x.c.begin_prompt(prompt_staging<float>{nullptr, nullptr, 10, 0}); });
   refused("more tokens than its capacity", [](auto& x) { x.c.begin_prompt(x.staging(201)); });
   refused("longer than limits.tokens", [](auto& x) { x.c.begin_prompt(x.staging(121)); });
-  refused("NaN or infinite", [](auto& x) {
-    float const kept = std::exchange(x.keys[5], std::nanf(""));
-    try {
-      x.c.begin_prompt(x.staging());
-    } catch (...) {
-      x.keys[5] = kept;
-      throw;
-    }
-  });
   refused("not filling a prompt", [](auto& x) { x.c.finish_prompt(serial, x.id); });
   refused("not filling a prompt", [](auto& x) { x.c.finish_prompt(serial, sequence_id{1}); });
   refused("not filling a prompt", [](auto& x) { x.c.finish_prompt(serial, sequence_id{-1}); });
   refused("not filling a prompt", [](auto& x) {
-    x.c.append_chunk(sequence_id{99}, 0, packed_heads<float const>(x.k.data(), 1, 2, d), packed_heads<float const>(x.v.data(), 1, 2, d));
+    x.c.append_chunk(serial, sequence_id{99}, 0, packed_heads<float const>(x.k.data(), 1, 2, d), packed_heads<float const>(x.v.data(), 1, 2, d));
   });
 }
 
@@ -126,7 +128,7 @@ TEST_CASE("mistakes while a prompt fills are refused and change nothing") {
   std::vector<float> keys(2 * 50 * 2 * d), values(keys.size());
   auto const id = x.c.begin_prompt(prompt_staging<float>{keys.data(), values.data(), 50, 0});
   auto const chunk = [&](int layer, std::int64_t n, int heads = 2, int dim = d, std::int64_t n_values = -1) {
-    x.c.append_chunk(id, layer, packed_heads<float const>(x.keys.data(), n, heads, dim),
+    x.c.append_chunk(serial, id, layer, packed_heads<float const>(x.keys.data(), n, heads, dim),
                      packed_heads<float const>(x.values.data(), n_values < 0 ? n : n_values, heads, dim));
   };
   CHECK_THROWS_WITH(x.c.finish_prompt(serial, id), contains("no tokens"));
@@ -138,16 +140,21 @@ TEST_CASE("mistakes while a prompt fills are refused and change nothing") {
   CHECK_THROWS_WITH(chunk(0, 2, 2, d, 1), contains("as many tokens"));
   CHECK_THROWS_WITH(chunk(0, 51), contains("staging memory is full"));
   std::vector<f16> const other(2 * d);
-  CHECK_THROWS_WITH(x.c.append_chunk(id, 0, packed_heads<f16 const>(other.data(), 1, 2, d), packed_heads<f16 const>(other.data(), 1, 2, d)),
+  CHECK_THROWS_WITH(x.c.append_chunk(serial, id, 0, packed_heads<f16 const>(other.data(), 1, 2, d), packed_heads<f16 const>(other.data(), 1, 2, d)),
                     contains("type of the staging"));
-  auto const kept = std::exchange(x.values[3], infinity);
-  CHECK_THROWS_WITH(chunk(0, 1), contains("NaN or infinite"));
-  x.values[3] = kept;
   CHECK(keys == std::vector<float>(keys.size(), 0.f));  // nothing was written
   chunk(0, 50);
   CHECK_THROWS_WITH(x.c.finish_prompt(serial, id), contains("different numbers of tokens"));
   chunk(1, 30);
   chunk(1, 20);
+  for (auto const bad : {std::nanf(""), infinity, -infinity})
+    for (auto* const at : {&keys[keys.size() - 1], &values[3]}) {
+      float const kept = std::exchange(*at, bad);
+      CHECK_THROWS_WITH(x.c.finish_prompt(serial, id), contains("NaN or infinite"));
+      *at = kept;
+    }
+  CHECK_THROWS_WITH(x.c.length(id), contains("prompt is not finished"));
+  CHECK_THROWS_WITH(x.c.usage(id), contains("prompt is not finished"));
   CHECK_NOTHROW(x.c.finish_prompt(serial, id));
   CHECK(x.c.length(id) == 50);
 }
@@ -159,7 +166,7 @@ TEST_CASE("a prompt in chunks is the prompt at once") {
   for (int layer = 0; layer < 2; ++layer)
     for (std::int64_t first : {0, 1, 40}) {
       std::int64_t const n = first == 0 ? 1 : first == 1 ? 39 : 60, at = (layer * 200 + first) * 2 * d;
-      x.c.append_chunk(id, layer, packed_heads<float const>(x.keys.data() + at, n, 2, d), packed_heads<float const>(x.values.data() + at, n, 2, d));
+      x.c.append_chunk(serial, id, layer, packed_heads<float const>(x.keys.data() + at, n, 2, d), packed_heads<float const>(x.values.data() + at, n, 2, d));
     }
   x.c.finish_prompt(serial, id);
   auto const first = x.step();
@@ -235,6 +242,125 @@ TEST_CASE("capacity: what does not fit is refused, what was there stays") {
   CHECK_THROWS_WITH(z.c.free(z.id), contains("no such sequence"));
 }
 
+TEST_CASE("a step that is given up leaves the sequences as they were, however much of it was appended") {
+  for (int appended : {0, 1}) {
+    small<scheme::quest<d, float>> with, without;
+    for (int i = 0; i < 18; ++i) {  // past a seal, and the page that it takes
+      with.plan(i % 3 + 1);
+      if (appended > 0) with.append(i % 2, i % 3 + 1);
+      CHECK_THROWS_WITH(with.plan(), contains("not appended in all layers"));
+      CHECK_THROWS_WITH(with.c.free(with.id), contains("not appended in all layers"));
+      with.c.discard();
+      CHECK_THROWS_WITH(with.append(0), contains("plan a step first"));
+      CHECK(with.c.length(with.id) == 100 + i);
+      REQUIRE(with.step() == without.step());
+    }
+  }
+  small<yakv> x;  // a complete step is not taken back
+  x.step();
+  x.c.discard();
+  CHECK(x.c.length(x.id) == 101);
+}
+
+TEST_CASE("layers are appended once a step, before they are attended") {
+  small<yakv> x;
+  x.plan();
+  CHECK_THROWS_WITH(x.attend(0), contains("append the step's keys and values"));
+  x.append(1);
+  CHECK_THROWS_WITH(x.attend(0), contains("append the step's keys and values"));
+  CHECK_THROWS_WITH(x.append(1), contains("already"));
+  x.attend(1);
+  x.append(0);
+  x.attend(0);
+  CHECK_THROWS_WITH(x.c.selected(1, 0), contains("no such sequence"));
+  CHECK_THROWS_WITH(x.c.selected(0, 2), contains("no such KV head"));
+}
+
+TEST_CASE("to free one sequence of a batch ends the step and leaves the other") {
+  auto const two = [](bool frees) {
+    small<yakv> x;
+    auto const other = x.c.begin_prompt(x.staging());
+    x.c.finish_prompt(serial, other);
+    batch_entry const both[]{{x.id, 1}, {other, 1}};
+    x.c.plan(serial, {both, 2});
+    for (int layer = 0; layer < 2; ++layer) {
+      x.append(layer, 2);
+      x.attend(layer, 2);
+    }
+    if (frees) {
+      x.c.free(x.id);
+      CHECK_THROWS_WITH(x.attend(1, 2), contains("plan a step first"));
+      CHECK_THROWS_WITH(x.c.length(x.id), contains("no such sequence"));
+    }
+    x.id = other;
+    return x.step();
+  };
+  CHECK(two(true) == two(false));
+}
+
+TEST_CASE("an executor with more workers than the cache was made for is refused") {
+  small<yakv> x;
+  host::thread_pool pool(2);
+  host::executor const two(pool);
+  batch_entry const one{x.id, 1};
+  auto const k = packed_heads<float const>(x.k.data(), 1, 2, d), q = packed_heads<float const>(x.q.data(), 1, 4, d);
+  CHECK_THROWS_WITH(x.c.plan(two, {&one, 1}), contains("more workers"));
+  x.plan();
+  CHECK_THROWS_WITH(x.c.append(two, 0, k, k), contains("more workers"));
+  x.append(0);
+  CHECK_THROWS_WITH(x.c.attend(two, 0, q, packed_heads(x.out.data(), 1, 4, d)), contains("more workers"));
+  x.append(1);
+  auto const prompt = x.c.begin_prompt(x.staging());
+  CHECK_THROWS_WITH(x.c.finish_prompt(two, prompt), contains("more workers"));
+}
+
+TEST_CASE("finite numbers that the storage type cannot hold are refused, the largest that it can are kept") {
+  auto const check = [](auto x, float fits, float exceeds) {
+    x.plan();
+    for (auto* const at : {&x.k[3], &x.v[3]}) {
+      float const kept = std::exchange(*at, exceeds);
+      CHECK_THROWS_WITH(x.append(0), contains("too large for the scheme's storage types"));
+      *at = kept;
+    }
+    x.k[3] = x.v[3] = -fits;
+    x.append(0);
+    x.attend(0);
+    for (int c = 0; c < 4 * d; ++c) REQUIRE(is_finite(x.out[std::size_t(c)]));
+  };
+  check(small<scheme::quest<d, f16>>(), 65504.f, 65536.f);
+  check(small<scheme::mean_landmark<d, f16>>(), 65504.f, -65536.f);
+  check(small<scheme::dense<d, bf16>>(), 1e30f, 3.4e38f);
+}
+
+TEST_CASE("a query sees its own key, whatever the window") {
+  for (std::int64_t const n : {1, 4}) {
+    small<scheme::quest<d, float>> x({.sequences = 1, .tokens = 120, .step_tokens = 4}, {.tokens = 16});
+    for (int i = 0; i < 4; ++i) {
+      for (float& y : x.v) y = 1e4f;  // beside values of about one, its own shows
+      x.k = x.q = std::vector<float>(x.q.size(), 1.f);
+      x.step(n);
+      CHECK(x.c.sealed_blocks(x.id) == (100 + i * n) / 16);  // the tokens before this step, all of them
+      for (std::int64_t row = 0; row < n; ++row) CHECK(x.out[std::size_t(row * 4 * d)] > 100);
+    }
+  }
+}
+
+TEST_CASE("decoding seals across pages until far memory is full") {
+  small<scheme::quest<d, float>> x({.sequences = 1, .tokens = 200, .step_tokens = 4, .far_tokens = 256}, {.tokens = 16, .window = 8});
+  REQUIRE(x.c.map().page_tokens == 256);
+  for (int i = 0; i < 25; ++i) x.step(4);
+  CHECK(x.c.length(x.id) == 200);
+
+  small<sealing> y({.sequences = 1, .tokens = 400, .step_tokens = 4, .far_tokens = 128}, {.tokens = 16, .window = 8}),
+      z({.sequences = 1, .tokens = 400, .step_tokens = 4}, {.tokens = 16, .window = 8});
+  while (y.c.length(y.id) + 1 - 8 < 136) REQUIRE(y.step() == z.step());
+  CHECK(y.c.sealed_blocks(y.id) == 16);
+  for (int i = 0; i < 2; ++i) CHECK_THROWS_WITH(y.plan(), contains("far memory (limits.far_tokens) is full"));
+  CHECK(y.c.length(y.id) == 143);
+  for (int i = 0; i < 10; ++i) z.step();  // with a second page it goes on
+  CHECK(z.c.sealed_blocks(z.id) == 18);
+}
+
 TEST_CASE("memory that is freed serves the next sequence as new memory does") {
   small<yakv> used({.sequences = 1, .tokens = 120, .step_tokens = 4}), fresh({.sequences = 1, .tokens = 120, .step_tokens = 4});
   for (int i = 0; i < 3; ++i) {
@@ -278,14 +404,14 @@ TEST_CASE("statistics count what was read") {
   x.c.observe(&seen);
   x.step();
   x.step();
-  CHECK(seen.steps == 4);                                         // attend calls: two layers, two steps
+  CHECK(seen.attends == 4);                                       // attend calls: two layers, two steps
   CHECK(seen.fetched_blocks == 4 * 2 * 16);                       // 16 one-token blocks for each of two KV heads
   CHECK(seen.moved_bytes == 4 * 2 * 16 * (2 * (d / 2) + 2 * 2));  // 4-bit codes and a 16-bit scale, of keys and of values
   CHECK(seen.seconds.score > 0);
   CHECK(seen.seconds.attend > 0);
   x.c.observe(nullptr);
   x.step();
-  CHECK(seen.steps == 4);
+  CHECK(seen.attends == 4);
 }
 
 TEST_CASE("usage is what is stored, by kind") {

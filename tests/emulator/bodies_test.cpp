@@ -266,7 +266,10 @@ void check_operations() {
   auto const keys = r.normals(tokens * d, 2), values = r.normals(tokens * d), queries = r.normals(2 * 3 * d);  // two query tokens of a group of three
   one_sequence<Scheme> a, b;
   int const head = 1;
-  auto const learn = [&](auto& t, one_sequence<Scheme>& to) { operation::train(t, to.view(), head, rows_of<d>(keys), rows_of<d>(values)); };
+  auto const learn = [&](auto& t, one_sequence<Scheme>& to) {
+    operation::train_keys(t, to.view(), head, rows_of<d>(keys));
+    operation::train_values(t, to.view(), head, rows_of<d>(values));
+  };
   auto const seal = [&](auto& t, one_sequence<Scheme>& to) {
     operation::seal(t, to.view(), head, 0, to.sealed, matrix_view<float const, d>{keys.data() + sinks * d, to.sealed * Scheme::block_tokens},
                     matrix_view<float const, d>{values.data() + sinks * d, to.sealed * Scheme::block_tokens});

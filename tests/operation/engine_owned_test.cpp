@@ -67,10 +67,11 @@ void check() {
     auto const& data = t.data[std::size_t(s)];
     i64 const n = lengths[std::size_t(s)], blocks = (n - b.sinks - b.window) / Scheme::block_tokens;
     sealed.push_back(blocks);
-    std::vector<float> scratch(std::size_t(on.workers() * 2 * n * d));
+    std::vector<float> scratch(std::size_t(on.workers() * operation::prompt_scratch_floats<Scheme, float>(n)));
     sequence_step const step{.slot = s, .pages = mine.pages_of(s, blocks), .sealed = blocks, .length = n};
-    host::seal_prompt<Scheme, float>(on, mine.map, mine.layer(), step, packed_heads<float const>(data.keys.data(), n, 2, d),
-                                     packed_heads<float const>(data.values.data(), n, 2, d), {scratch.data(), i64(scratch.size())});
+    prompt_layer<Scheme, float> const layer{mine.layer(), packed_heads<float const>(data.keys.data(), n, 2, d),
+                                            packed_heads<float const>(data.values.data(), n, 2, d)};
+    host::seal_prompt<Scheme, float>(on, mine.map, {&layer, 1}, step, {scratch.data(), i64(scratch.size())});
   }
   for (int i = 0; i < 40; ++i) {
     auto const expected = t.step({0, 1}, {1, 1}, 0, false);
@@ -93,7 +94,8 @@ void check() {
                                        packed_heads<float const>(v.data(), 2, 2, d), mine.workspace);
     constexpr bool every = operation::selects_everything<Scheme>;
     auto const queries = packed_heads<float const>(q.data(), 2, 6, d);
-    if (!every) host::select_blocks<Scheme, float>(on, mine.map, mine.layer(), all, queries, mine.sizes, mine.workspace, mine.ids.data(), mine.counts.data());
+    if constexpr (!every)
+      host::select_blocks<Scheme, float>(on, mine.map, mine.layer(), all, queries, mine.sizes, mine.workspace, mine.ids.data(), mine.counts.data());
     host::attend_blocks<Scheme, float>(on, mine.map, mine.layer(), all, queries, packed_heads(out.data(), 2, 6, d), mine.sizes, mine.workspace, mine.ids.data(),
                                        mine.counts.data(), every);
     REQUIRE(out == expected);  // bit for bit
@@ -107,4 +109,57 @@ void check() {
 
 TEST_CASE("operations over an engine's own paged memory do what the cache does, bit for bit") {
   for_each_scheme<32>([]<class Scheme>(std::type_identity<Scheme>) { check<Scheme>(); });
+}
+
+TEST_CASE("operations refuse a step that its memory cannot hold, before they write") {
+  using Scheme = scheme::quest<32, float>;
+  model_shape const shape{.layers = 1, .query_heads = 4, .kv_heads = 2, .head_dim = 32};
+  budget const b{.tokens = 32, .window = 16};
+  limits const l{.sequences = 1, .tokens = 200};
+  engine_memory<Scheme> mine(shape, l, b, 1);
+  mine.map.tail_rows = 40;
+  auto const untouched = mine.near;
+  host::executor const on;
+  std::vector<float> rows(200 * 4 * 32, 0.5f), out(4 * 32, -7.f);
+  auto const kv = packed_heads<float const>(rows.data(), 1, 2, 32);
+  auto const q = packed_heads<float const>(rows.data(), 1, 4, 32);
+  sequence_step const good{.slot = 0, .pages = mine.pages_of(0, 8), .sealed_before = 8, .sealed = 8, .length = 150, .new_tokens = 1, .selected_blocks = 2};
+  auto const refused = [&](char const* words, auto const& change) {
+    auto step = good;
+    change(step);
+    row_view<sequence_step const> const steps{&step, 1};
+    CHECK_THROWS_WITH((host::append_tokens<Scheme, float>(on, mine.map, mine.layer(), steps, kv, kv, mine.workspace)), contains(words));
+    CHECK_THROWS_WITH(
+        (host::select_blocks<Scheme, float>(on, mine.map, mine.layer(), steps, q, mine.sizes, mine.workspace, mine.ids.data(), mine.counts.data())),
+        contains(words));
+    CHECK_THROWS_WITH((host::attend_blocks<Scheme, float>(on, mine.map, mine.layer(), steps, q, packed_heads(out.data(), 1, 4, 32), mine.sizes, mine.workspace,
+                                                          mine.ids.data(), mine.counts.data(), false)),
+                      contains(words));
+  };
+  refused("first_row", [](auto& s) { s.first_row = 1; });
+  refused("first_row", [](auto& s) { s.new_tokens = 0; });
+  refused("first_row", [](auto& s) { s.new_tokens = 2; });
+  refused("page table", [](auto& s) { s.pages.count = 0; });
+  refused("page table", [](auto& s) { s.sealed_before = 9; });
+  refused("tokens of the step itself", [](auto& s) { s.length = 128; });
+  refused("tail_rows", [](auto& s) { s.length = 169; });
+  row_view<sequence_step const> const steps{&good, 1};
+  auto const attend = [&](heads_view<float const> queries, heads_view<float> to) {
+    host::attend_blocks<Scheme, float>(on, mine.map, mine.layer(), steps, queries, to, mine.sizes, mine.workspace, mine.ids.data(), mine.counts.data(), true);
+  };
+  CHECK_THROWS_WITH(attend(packed_heads<float const>(rows.data(), 1, 3, 32), packed_heads(out.data(), 1, 4, 32)), contains("query_heads"));
+  CHECK_THROWS_WITH(attend(q, heads_view<float>{out.data(), 1, 4, 32, 128, 0}), contains("query_heads"));  // heads upon one another
+  auto many = good;
+  many.selected_blocks = 8;
+  CHECK_THROWS_WITH(
+      (host::select_blocks<Scheme, float>(on, mine.map, mine.layer(), {&many, 1}, q, mine.sizes, mine.workspace, mine.ids.data(), mine.counts.data())),
+      contains("decode_workspace::selected"));
+  prompt_layer<Scheme, float> const layer{mine.layer(), packed_heads<float const>(rows.data(), 100, 2, 32), packed_heads<float const>(rows.data(), 100, 2, 32)};
+  auto const seal = [&](sequence_step const& step) { host::seal_prompt<Scheme, float>(on, mine.map, {&layer, 1}, step, {}); };
+  CHECK_THROWS_WITH(seal({.pages = mine.pages_of(0, 0), .sealed = 5, .length = 100}), contains("page table"));
+  CHECK_THROWS_WITH(seal({.pages = mine.pages_of(0, 8), .sealed = 7, .length = 100}), contains("exceed the prompt"));
+  CHECK_THROWS_WITH(seal({.pages = mine.pages_of(0, 8), .sealed = 3, .length = 100}), contains("tail_rows"));
+  CHECK_THROWS_WITH(seal({.pages = mine.pages_of(0, 8), .sealed = 5, .length = 101}), contains("[length, kv_heads, head_dim]"));
+  CHECK(mine.near == untouched);
+  CHECK(out == std::vector<float>(out.size(), -7.f));
 }

@@ -115,3 +115,25 @@ TEST_CASE("max_of_softmaxes ranks what a softmax in f32 would round to zero") {
   auto const out = reduced(select::max_of_softmaxes{}, {{0, -201, -200}}, 3);
   CHECK(out[2] > out[1]);
 }
+
+TEST_CASE("a NaN or infinite logit takes nothing from the other blocks") {
+  serial_team t;
+  float const nan = std::nanf("");
+  auto const reduced = [&](std::vector<float> rows, std::int64_t heads) {
+    std::int64_t const n = std::int64_t(rows.size()) / heads;
+    std::vector<float> out(static_cast<std::size_t>(n));
+    select::max_of_softmaxes{}(t, matrix_view<float const>{rows.data(), heads, n, n}, row_view<float>{out.data(), n});
+    return out;
+  };
+  auto const clean = reduced({1, 3, 2}, 1), dirty = reduced({1, nan, 3, 2}, 1);
+  CHECK(std::isnan(dirty[1]));
+  CHECK((dirty[0] == clean[0] && dirty[2] == clean[1] && dirty[3] == clean[2]));
+  auto const mended = reduced({1, nan, 3, 1, 2, 3}, 2);  // the other row has a number
+  CHECK(mended[1] == Approx(2 - std::log(std::exp(1.) + std::exp(2.) + std::exp(3.))));
+  auto const all = reduced({1, infinity, 3, infinity}, 1);
+  CHECK(all[1] == Approx(-std::log(2.)));
+  CHECK((all[3] == all[1] && all[0] == -infinity && all[2] == -infinity));
+  auto const none = reduced({-infinity, -infinity}, 1);
+  CHECK(none[0] == Approx(-std::log(2.)));
+  CHECK(std::isnan(reduced({nan, nan}, 1)[0]));
+}

@@ -74,6 +74,15 @@ struct block_mean {
 template <class Codec, class Center>
 struct centred;
 
+/// What `Codec` stores finitely, of a difference.
+template <class Codec>
+CELLAR_HD constexpr float largest_difference(i64 channels) {
+  if constexpr (requires { Codec{}.largest(channels); })
+    return Codec{}.largest(channels);
+  else
+    return cellar::largest<float>;
+}
+
 /// Any codec, for rows minus their centre: the mean key before rotary embedding, turned to each row's position.
 ///
 /// Error  that of Codec for the difference; the centre is exact in f32
@@ -81,6 +90,7 @@ template <class Codec>
 struct centred<Codec, rotated_mean> {
   using base_codec = Codec;
   using center_type = rotated_mean;
+  using learns = rotated_mean;
   static constexpr bool is_exact = false;
   static constexpr scope head_scope = scope::one_head;
   static constexpr int token_group = 1;
@@ -89,7 +99,10 @@ struct centred<Codec, rotated_mean> {
   Codec base;
   rotated_mean center;
 
-  CELLAR_HD row_bytes bytes(i64 channels) const { return base.bytes(channels); }
+  CELLAR_HD constexpr row_bytes bytes(i64 channels) const { return base.bytes(channels); }
+  CELLAR_HD constexpr float largest(i64 channels) const {
+    return largest_difference<Codec>(channels) / 4;
+  }  // a turned mean has up to sqrt(2) times the largest channel
   CELLAR_HD i64 state_bytes(i64 channels) const { return center.state_bytes(channels); }
   CELLAR_HD centred with(rotary const& r) const { return {base, center.with(r)}; }
   CELLAR_HD centred bind(std::byte const* state) const { return {base, center.bind(state)}; }
@@ -138,7 +151,8 @@ struct centred<Codec, block_mean<Tokens>> {
 
   Codec base;
 
-  CELLAR_HD row_bytes bytes(i64 channels) const {
+  CELLAR_HD constexpr float largest(i64 channels) const { return largest_difference<Codec>(channels) / 4; }
+  CELLAR_HD constexpr row_bytes bytes(i64 channels) const {
     row_bytes const one = base.bytes(channels);
     return {Tokens * one.codes, Tokens * one.scales + channels * i64(sizeof(bf16))};
   }

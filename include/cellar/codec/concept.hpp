@@ -12,7 +12,8 @@
 /// Laws
 ///   encode writes exactly bytes(channels).codes and .scales of each row group; it depends on nothing but its input (and its state)
 ///   decode(encode(x)) is within the error that the codec documents; equal, where is_exact and x is representable
-///   both are bodies over a team: every member calls them with the same arguments; rows are independent
+///   both are bodies over a team: every member calls them with the same arguments; rows are independent; no shared memory is taken
+///   a codec that cannot hold every finite f32 has largest(channels): rows whose channels are at most that large stay finite
 ///   token_group divides the scheme's block
 namespace cellar {
 
@@ -38,7 +39,7 @@ concept codec_facts = std::semiregular<C> && std::is_trivially_copyable_v<C> && 
   { C::is_exact } -> std::convertible_to<bool>;
   { C::head_scope } -> std::convertible_to<scope>;
   { C::token_group } -> std::convertible_to<int>;
-  { c.bytes(channels) } -> std::same_as<row_bytes>;
+  { c.bytes(channels) } -> std::same_as<row_bytes>;  // constexpr
 };
 template <class C, int HeadDim>
 concept has_encode = requires(C const& c, serial_team& t, matrix_view<float const, HeadDim> x, row_parts<std::byte> to) {
@@ -51,7 +52,7 @@ concept has_decode = requires(C const& c, serial_team& t, row_parts<std::byte co
 template <class C, int HeadDim = 128>
 concept row_codec = codec_facts<C> && has_encode<C, HeadDim> && has_decode<C, HeadDim>;
 
-// Refinements, for codecs and summaries alike. Driver code asks for them with `if constexpr` (policy.hpp).
+// Refinements, for codecs and summaries alike. Driver code asks for them with `if constexpr` (operation/memory.hpp).
 
 /// Learns from a prompt: one state per (layer, sequence, KV head).
 template <class P>
@@ -60,6 +61,12 @@ concept trained = requires(P const& p, serial_team& t, matrix_view<float const> 
   { p.train(t, keys, first_position, state) } -> std::same_as<void>;    // keys [tokens, channels], as attended
   { p.bind(static_cast<std::byte const*>(state)) } -> std::same_as<P>;  // the same policy, reading that state
 };
+/// Two policies that learn the same from the same keys, and say so by one type `learns`: the second takes the first one's state.
+template <class A, class B>
+concept learns_the_same = trained<A> && trained<B> && requires {
+  typename A::learns;
+  typename B::learns;
+} && std::same_as<typename A::learns, typename B::learns>;
 /// Depends on where its rows stand: at(p) is the policy for rows at positions p, p + 1, ...
 template <class P>
 concept positional = requires(P const& p, i64 position) {

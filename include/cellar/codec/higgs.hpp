@@ -26,7 +26,9 @@ struct higgs {
   static constexpr int code_unit = 1;
   static constexpr int codes_per_byte = Points == 16 ? 2 : 1;
 
-  CELLAR_HD row_bytes bytes(i64 channels) const { return {channels / Dimension / codes_per_byte, sizeof(Scale)}; }
+  /// The norm of a row must be a finite Scale, and its square a finite f32. No channel needs the exact root: 16 >= sqrt(256).
+  CELLAR_HD constexpr float largest(i64) const { return (cellar::largest<Scale> < 0x1p63f ? cellar::largest<Scale> : 0x1p63f) / 16; }
+  CELLAR_HD constexpr row_bytes bytes(i64 channels) const { return {channels / Dimension / codes_per_byte, sizeof(Scale)}; }
 
   template <team Team, int D>
   CELLAR_HD void encode(Team& t, matrix_view<float const, D> x, row_parts<std::byte> to) const {

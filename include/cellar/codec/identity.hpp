@@ -13,7 +13,8 @@ struct identity {
   static constexpr int token_group = 1;
   static constexpr int code_unit = sizeof(Scalar);
 
-  CELLAR_HD row_bytes bytes(i64 channels) const { return {channels * i64(sizeof(Scalar)), 0}; }
+  CELLAR_HD constexpr float largest(i64) const { return cellar::largest<Scalar>; }
+  CELLAR_HD constexpr row_bytes bytes(i64 channels) const { return {channels * i64(sizeof(Scalar)), 0}; }
 
   template <team Team, int D>
   CELLAR_HD void encode(Team& t, matrix_view<float const, D> x, row_parts<std::byte> to) const {

@@ -4,6 +4,13 @@
 #define CELLAR_VERSION_MINOR 1
 #define CELLAR_VERSION_PATCH 0
 
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "cellar: NaN and infinity have meaning here; compile without -ffast-math, or add -fno-fast-math"
+#endif
+#if defined(_MSC_VER) || defined(__HIP__)
+#error "cellar: this compiler is not supported yet; use g++ 12, clang 14, or newer"
+#endif
+
 #ifdef __CUDACC__
 #define CELLAR_HD __host__ __device__
 #else

@@ -3,13 +3,14 @@
 
 namespace cellar {
 
-/// What decode steps did, summed over them. Collected only when a cache is given one to fill.
+/// What attend calls did, summed over them. Collected only when a cache is given one to fill.
 ///
 /// Seconds are of work, summed over the workers. On the host, `fetch` is the decoding of far rows: a directly readable tier copies nothing.
 struct statistics {
-  i64 steps = 0;           ///< attend calls, one a layer.
-  i64 fetched_blocks = 0;  ///< Far blocks read, summed over KV heads.
-  i64 moved_bytes = 0;     ///< Their planes.
+  i64 attends = 0;           ///< Calls, one a layer and step.
+  i64 fetched_blocks = 0;    ///< Far blocks read, summed over KV heads.
+  i64 moved_bytes = 0;       ///< Their planes.
+  i64 undefined_scores = 0;  ///< Blocks whose score was NaN, which ranks last: a summary that overflowed.
   struct {
     double score = 0, select = 0, fetch = 0, attend = 0;
   } seconds;

@@ -21,11 +21,10 @@ CELLAR_HD constexpr i64 number(page_id x) { return i64(x); }
 /// Which channels one rotation turns together.
 enum class rotary_pairing { adjacent, half_split };  ///< (2i, 2i+1), GGUF llama; (i, i + head_dim/2), qwen2 and most others.
 
-/// Rotary position embedding: pair i turns by position * inverse_frequencies[i]. Lengths may be rescaled by `scale` (attention factor).
+/// Rotary position embedding: pair i turns by position * inverse_frequencies[i].
 struct rotary {
   rotary_pairing pairing = rotary_pairing::half_split;
   row_view<double const> inverse_frequencies;  ///< [head_dim / 2]; owned by the caller, must outlive every use.
-  float scale = 1;
 
   CELLAR_HD bool is_set() const { return inverse_frequencies.data != nullptr; }
 };
@@ -64,10 +63,10 @@ struct budget {
 struct limits {
   int sequences = 1;
   i64 tokens = 0;            ///< A sequence, prompt and generated.
-  i64 generated_tokens = 0;  ///< Of these, at most that many appended after the prompt (schemes that keep them near).
+  i64 generated_tokens = 0;  ///< Of these, at most that many appended after the prompt (schemes that keep them near); 0 means `tokens`.
   i64 step_tokens = 1;       ///< Appended to one sequence in one step.
   i64 step_sequences = 0;    ///< In one batch; 0 means all of them.
-  i64 far_tokens = 0;        ///< Of all sequences together, in far memory; 0 means sequences * tokens.
+  i64 far_tokens = 0;        ///< Of all sequences together, in far memory; 0 means sequences * tokens. Whole pages of the scheme.
 };
 
 /// Refuses a geometry that no operation could serve.

@@ -55,6 +55,12 @@ struct heads_view {
   CELLAR_HD operator heads_view<T const>() const requires(!std::is_const_v<T>) { return {data, tokens, heads, head_dim, token_stride, head_stride}; }
 };
 
+/// True for a view of rows that do not lie on one another, of that many heads and channels.
+template <class T>
+CELLAR_HD bool is_rows_of(heads_view<T> x, int heads, int head_dim) {
+  return x.data && x.tokens > 0 && x.heads == heads && x.head_dim == head_dim && (x.tokens == 1 || x.token_stride != 0) && (heads == 1 || x.head_stride != 0);
+}
+
 /// The packed view: [tokens, heads, head_dim] without gaps.
 template <class T>
 CELLAR_HD heads_view<T> packed_heads(T* data, i64 tokens, int heads, int head_dim) {

@@ -3,7 +3,7 @@
 #include <chrono>
 
 #include "cellar/core/statistics.hpp"
-#include "cellar/host/executor.hpp"
+#include "cellar/host/append.hpp"
 #include "cellar/operation/workspace.hpp"
 
 namespace cellar::host {
@@ -30,6 +30,15 @@ class stopwatch {
   clock::time_point start_;
 };
 
+template <offloading_scheme S, class T>
+void check_queries(memory_map<S> const& map, row_view<sequence_step const> steps, heads_view<T const> q, operation::decode_workspace<S> const& sizes) {
+  check_steps(map, steps, q.tokens);
+  expects(is_rows_of(q, map.shape.query_heads, S::head_dim), "queries and outputs must be [step tokens, query_heads, head_dim]");
+  for (sequence_step const& step : steps)
+    expects(step.new_tokens * map.shape.group() <= sizes.rows && step.sealed <= sizes.blocks,
+            "decode_workspace: the step has more query rows or far blocks than the workspace was sized for");
+}
+
 /// A group's queries in f32, times the softmax scale: row = token * group + head of the group.
 template <int D, class T>
 matrix_view<float const, D> gather_queries(heads_view<T const> q, sequence_step const& step, int kv_head, int group, float scale, float* to) {
@@ -44,12 +53,18 @@ matrix_view<float const, D> gather_queries(heads_view<T const> q, sequence_step 
 /// Scores and selects: the far blocks that each KV head of each sequence attends to.
 ///
 /// Shapes      q [step tokens, query_heads, head_dim] | ids [sequences, kv_heads, selected] ascending, rest -1 | counts [sequences, kv_heads]
-/// Requires    a step of n query tokens selects once for all of them; capacities as in `sizes`
-/// Effects     writes ids and counts; allocates nothing. seconds, where given, has one entry a worker: {score, select}
+/// Requires    workspace of sizes.worker_bytes() a worker; finite queries. A step of n query tokens selects once for all of them
+/// Effects     writes ids and counts; allocates nothing. per_worker, where given, has one entry a worker
+/// Errors      precondition_error, before anything is written, for a step beyond its memory or `sizes`
 template <offloading_scheme S, storage_scalar T>
+  requires(!operation::selects_everything<S>)
 void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
                    operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block* ids, i64* counts, statistics* per_worker = nullptr) {
   int const heads = map.shape.kv_heads, group = map.shape.group();
+  detail::check_queries(map, steps, q, sizes);
+  for (sequence_step const& step : steps)
+    expects(typename S::select{}.with_budget(step.selected_blocks).max_selected(step.sealed) <= sizes.selected,
+            "select_blocks: a step may select more blocks than decode_workspace::selected");
   on.for_each(steps.count * heads, [&](i64 item, int worker) {
     sequence_step const& step = steps[item / heads];
     int const head = int(item % heads);
@@ -71,6 +86,7 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
     if (per_worker) {
       per_worker[worker].seconds.score += scored;
       per_worker[worker].seconds.select += watch.lap();
+      if (scores.data) per_worker[worker].undefined_scores += std::count_if(scores.begin(), scores.end(), [](float x) { return x != x; });
     }
   });
 }
@@ -78,6 +94,8 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
 /// Attends to sinks, the given far blocks and the tail.
 ///
 /// Shapes      q, out [step tokens, query_heads, head_dim] | ids, counts as from select_blocks; `every`: all far blocks, ids and counts are ignored
+/// Requires    workspace of sizes.worker_bytes() a worker; finite queries; ids ascending and below sealed
+/// Errors      precondition_error, before anything is written, for a step beyond its memory or `sizes`
 /// Effects     writes out; allocates nothing; bit-identical for any number of workers and any batch
 /// Complexity  O(query rows * attended tokens * head_dim)
 template <offloading_scheme S, storage_scalar T>
@@ -85,6 +103,8 @@ void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
                    heads_view<T> out, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block const* ids, i64 const* counts,
                    bool every, statistics* per_worker = nullptr) {
   int const heads = map.shape.kv_heads, group = map.shape.group();
+  detail::check_queries(map, steps, q, sizes);
+  detail::check_queries(map, steps, heads_view<T const>(out), sizes);
   on.for_each(steps.count * heads, [&](i64 item, int worker) {
     sequence_step const& step = steps[item / heads];
     int const head = int(item % heads);

@@ -59,6 +59,13 @@ struct layer_memory {
   std::byte* state = nullptr;
 };
 
+/// A prompt's exact keys and values of one layer, [length, kv_heads, head_dim] as attended, and where they go.
+template <offloading_scheme S, storage_scalar T>
+struct prompt_layer {
+  layer_memory<S> memory;
+  heads_view<T const> keys, values;
+};
+
 /// One sequence of a step, as every layer sees it.
 struct sequence_step {
   i64 slot = 0;                   ///< Of near memory and state.
@@ -121,6 +128,15 @@ struct sequence_view {
     return p;
   }
 };
+
+/// The largest magnitude that a policy stores as a finite number, where it says so.
+template <class Policy>
+constexpr float largest_stored(i64 channels) {
+  if constexpr (requires { Policy{}.largest(channels); })
+    return Policy{}.largest(channels);
+  else
+    return largest<float>;
+}
 
 /// True where a policy of the scheme needs model_shape::rotary.
 template <offloading_scheme S>

@@ -16,29 +16,40 @@ CELLAR_HD void seal(Team& t, sequence_view<S> const& to, int head, i64 first, i6
   for (i64 b = 0; b < blocks;) {  // by tile: lanes of one tile are built in one run
     i64 const lane = (first + b) % map::tile_blocks;
     i64 const run = blocks - b < map::tile_blocks - lane ? blocks - b : map::tile_blocks - lane;
-    matrix_view<float const, S::head_dim> const rows{keys.row(b * map::block_tokens), run * map::block_tokens};
+    matrix_view<float const, S::head_dim> const rows{keys.row(b * map::block_tokens), run * map::block_tokens, keys.stride};
     to.summary(head, to.position(first + b)).build(t, rows, run, to.tile(first + b, head), int(lane));
     b += run;
   }
   for (i64 b = 0; b < blocks; ++b) {
     auto const block = logical_block(first + b);
     i64 const row = b * map::block_tokens, position = to.position(first + b);
-    matrix_view<float const, S::head_dim> const k{keys.row(row), map::block_tokens}, v{values.row(row), map::block_tokens};
+    matrix_view<float const, S::head_dim> const k{keys.row(row), map::block_tokens, keys.stride}, v{values.row(row), map::block_tokens, values.stride};
     to.key_codec(head, position).encode(t, k, to.far_rows(plane::keys, plane::key_scales, block, head));
     to.value_codec(head, position).encode(t, v, to.far_rows(plane::values, plane::value_scales, block, head));
   }
   t.sync();
 }
 
-/// Teaches every policy of the scheme that learns, from a prompt's keys and values of one KV head.
+/// Teaches the policies that learn from keys, by a prompt's keys of one KV head, as attended.
 template <team Team, offloading_scheme S>
-CELLAR_HD void train(Team& t, sequence_view<S> const& to, int head, matrix_view<float const, S::head_dim> keys, matrix_view<float const, S::head_dim> values) {
-  auto* state = to.state(head);
-  if constexpr (trained<typename S::summary>) to.summary(head, 0).train(t, keys, 0, state);
-  state += to.map.template state_of<typename S::summary>();
-  if constexpr (trained<typename S::key_codec>) to.key_codec(head, 0).train(t, keys, 0, state);
-  state += to.map.template state_of<typename S::key_codec>();
-  if constexpr (trained<typename S::value_codec>) to.value_codec(head, 0).train(t, values, 0, state);
+CELLAR_HD void train_keys(Team& t, sequence_view<S> const& to, int head, matrix_view<float const, S::head_dim> keys) {
+  std::byte* const of_summary = to.state(head);
+  std::byte* const of_codec = of_summary + to.map.template state_of<typename S::summary>();
+  if constexpr (trained<typename S::summary>) to.summary(head, 0).train(t, keys, 0, of_summary);
+  t.sync();
+  if constexpr (learns_the_same<typename S::summary, typename S::key_codec>)
+    for (i64 i = t.rank(); i < to.map.template state_of<typename S::key_codec>(); i += t.size()) of_codec[i] = of_summary[i];
+  else if constexpr (trained<typename S::key_codec>)
+    to.key_codec(head, 0).train(t, keys, 0, of_codec);
+  t.sync();
+}
+
+/// Teaches the value codec, if it learns, by a prompt's values of one KV head.
+template <team Team, offloading_scheme S>
+CELLAR_HD void train_values(Team& t, sequence_view<S> const& to, int head, matrix_view<float const, S::head_dim> values) {
+  if constexpr (trained<typename S::value_codec>)
+    to.value_codec(head, 0).train(t, values, 0,
+                                  to.state(head) + to.map.template state_of<typename S::summary>() + to.map.template state_of<typename S::key_codec>());
   t.sync();
 }
 

@@ -13,7 +13,7 @@ struct decode_workspace {
   i64 blocks = 0;    ///< Far blocks of a sequence.
   i64 selected = 0;  ///< Selected blocks of a (sequence, KV head).
 
-  static constexpr i64 select_bytes = 2048;  ///< Shared scratch of a selector.
+  static constexpr i64 select_bytes = round_up(i64(S::select::shared_bytes), 16);
   score_workspace<S> score() const { return {rows, blocks}; }
   attend_workspace<S> attend() const { return {rows}; }
   i64 io_bytes() const { return 2 * round_up(rows * S::head_dim * i64(sizeof(float)), 16); }
@@ -25,6 +25,14 @@ struct decode_workspace {
 template <offloading_scheme S>
 constexpr i64 append_workspace_bytes() {
   return 2 * i64(memory_map<S>::page_tokens) * S::head_dim * i64(sizeof(float));
+}
+
+/// Scratch of seal_prompt for one worker, in f32: nothing where rows are f32, else a page's rows, and all keys and values where a policy learns.
+template <offloading_scheme S, storage_scalar T>
+constexpr i64 prompt_scratch_floats(i64 tokens) {
+  if constexpr (std::is_same_v<T, float>) return 0;
+  constexpr bool learns_keys = trained<typename S::summary> || trained<typename S::key_codec>, learns_values = trained<typename S::value_codec>;
+  return (2 * memory_map<S>::page_tokens + (learns_keys || learns_values ? tokens : 0)) * S::head_dim;
 }
 
 /// Blocks that a step selects for a prompt of that length, at least one unless nothing may be selected.

@@ -18,8 +18,7 @@
 namespace cellar {
 
 template <class S>
-concept has_sizes = S::head_dim >
-0 && S::block_tokens > 0;
+concept has_sizes = (S::head_dim > 0) && (S::block_tokens > 0);
 
 template <class S>
 concept has_scheme_facts = requires {
@@ -58,6 +57,7 @@ struct checked_scheme {
                 "cellar: the value codec's token_group must divide block_tokens: choose larger blocks or a codec of smaller groups");
   static_assert(S::key_codec::head_scope == scope::one_head && S::value_codec::head_scope == scope::one_head,
                 "cellar: codecs over all heads are not supported yet; use one of one head");
+  static_assert(S::tier::is_directly_readable, "cellar: tiers that cannot be read in place are not supported yet; use tier::host_memory");
   static constexpr bool value = true;
 };
 

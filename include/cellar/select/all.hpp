@@ -6,6 +6,7 @@ namespace cellar::select {
 /// Every block, whatever the budget: dense attention.
 struct all {
   static constexpr bool reads_scores = false;
+  static constexpr i64 shared_bytes = 0;
   static constexpr bool is_everything = true;  ///< Drivers need no list of ids.
 
   CELLAR_HD all with_budget(i64) const { return {}; }

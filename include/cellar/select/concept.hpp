@@ -23,6 +23,7 @@ concept group_reduction = std::semiregular<R> && requires(R const& r, serial_tea
 template <class S>
 concept block_selector = std::semiregular<S> && requires(S const& s, serial_team& t, row_view<float const> scores, row_view<logical_block> ids, i64 k) {
   { S::reads_scores } -> std::convertible_to<bool>;  // false: scoring is skipped
+  { S::shared_bytes } -> std::convertible_to<i64>;   // what it takes of the team's shared memory
   { s.with_budget(k) } -> std::same_as<S>;           // at most that many blocks
   { s.max_selected(k) } -> std::same_as<i64>;        // of that many blocks: known on the host, an allocation size
   { s(t, scores, ids) } -> std::same_as<i64>;        // the count, the same on every member; ids.count >= max_selected(scores.count)

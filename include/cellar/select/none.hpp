@@ -6,6 +6,7 @@ namespace cellar::select {
 /// No block: only what is near is attended.
 struct none {
   static constexpr bool reads_scores = false;
+  static constexpr i64 shared_bytes = 0;
 
   CELLAR_HD none with_budget(i64) const { return {}; }
   CELLAR_HD i64 max_selected(i64) const { return 0; }

@@ -6,6 +6,8 @@ namespace cellar::select {
 
 /// score = max over rows of softmax(row), ranked in the log domain in f32: no weight underflows and none ties by rounding.
 ///
+/// A NaN logit has no part in its row's softmax, and the block is ranked by the other rows; +infinity takes the whole weight of its row.
+///
 /// Source  ShadowKV (arXiv:2410.21465) and arXiv:2604.08426, accuracy path, which rounds the softmax to bf16 before ranking
 struct max_of_softmaxes {
   static constexpr bool acts_on_queries = false;
@@ -18,11 +20,13 @@ struct max_of_softmaxes {
       for (i64 b = t.rank(); b < out.count; b += t.size()) top = maximum{}(top, row[b]);
       top = t.reduce(top, maximum{});
       float sum = 0;
-      for (i64 b = t.rank(); b < out.count; b += t.size()) sum += exponential(row[b] - top);
+      bool const plain = is_finite(top);  // else infinity - infinity would be NaN
+      for (i64 b = t.rank(); b < out.count; b += t.size())
+        if (row[b] == row[b]) sum += plain ? exponential(row[b] - top) : float(row[b] == top);
       sum = t.reduce(sum, plus{});
-      float const log_sum = top + std::log(sum);
+      float const log_sum = plain ? top + std::log(sum) : std::log(sum);
       for (i64 b = t.rank(); b < out.count; b += t.size()) {
-        float const x = row[b] - log_sum;
+        float const x = plain || row[b] != row[b] ? row[b] - log_sum : row[b] == top ? -log_sum : -infinity;
         out[b] = h == 0 || x > out[b] || out[b] != out[b] ? x : out[b];
       }
     }

@@ -8,7 +8,6 @@ namespace cellar::select {
 /// A radix search finds the k-th key, eight bits a pass; a second walk writes the ids in ascending order.
 ///
 /// Complexity  at most six readings of the scores
-/// Scratch     shared_bytes
 struct top_k {
   static constexpr bool reads_scores = true;
   static constexpr i64 shared_bytes = (256 + 2) * sizeof(std::uint32_t) + 32;

@@ -6,7 +6,7 @@ namespace cellar::summary {
 /// No summary: for selections that look at no score. Scores are zero.
 struct none {
   static constexpr bool is_upper_bound = false;
-  static constexpr int tile_blocks = 64;
+  static constexpr int tile_blocks = 1;
 
   CELLAR_HD i64 tile_bytes(i64) const { return 0; }
   CELLAR_HD i64 scratch_bytes(i64) const { return 0; }

@@ -10,12 +10,14 @@ namespace detail {
 template <class Codec>
 struct landmark_center {
   using base_codec = Codec;
+  using learns = Codec;
   static constexpr bool turns = false, stores_mean = false;
   static constexpr int tile_blocks = 32;
 };
 template <centred_codec Codec>
 struct landmark_center<Codec> {
   using base_codec = typename Codec::base_codec;
+  using learns = typename Codec::center_type;
   static constexpr bool turns = Codec::center_type::turns, stores_mean = !turns;
   static constexpr int tile_blocks = turns ? 32 : Codec::token_group;  // one mean a tile
 };
@@ -34,6 +36,7 @@ template <class Codec>
 struct quantized_key {
   using center_facts = detail::landmark_center<Codec>;
   using base_codec = typename center_facts::base_codec;
+  using learns = typename center_facts::learns;
   static constexpr bool is_upper_bound = false;
   static constexpr int tile_blocks = center_facts::tile_blocks;
   static constexpr bool turns = center_facts::turns;
@@ -44,6 +47,8 @@ struct quantized_key {
   int block_tokens = 1;
 
   // Forwarded to the codec where it learns, turns or knows positions.
+  CELLAR_HD constexpr float largest(i64 channels) const requires requires(Codec c) { c.largest(channels); }
+  { return codec.largest(channels); }
   CELLAR_HD i64 state_bytes(i64 channels) const requires trained<Codec> { return codec.state_bytes(channels); }
   template <team Team, int D>
   requires trained<Codec> CELLAR_HD void train(Team& t, matrix_view<float const, D> keys, i64 first_position, std::byte* state) const {
@@ -88,7 +93,8 @@ struct quantized_key {
         }
       }
       for (int c = 0; c < D; ++c) landmark[c] /= float(tokens);
-      std::byte row[D * 4 + 16];  // no codec of a landmark is longer than f32
+      constexpr row_bytes stored = base_codec{}.bytes(D);
+      std::byte row[stored.codes + stored.scales + 1];
       serial_team alone;
       base().encode(alone, matrix_view<float const, D>{landmark, 1}, row_parts<std::byte>{row, row + one.codes, 0, 0});
       i64 const lane = first_lane + b, unit = base_codec::code_unit;
