@@ -153,6 +153,7 @@ TEST_CASE("dense first layers attend to everything") {
   using Scheme = scheme::yakv<32, float>;
   reference<Scheme> ref(3, 1, 2, 8);
   trial<Scheme> t(ref, {150}, 2, {.tokens = 4, .window = 8, .dense_layers = 2});
+  t.step({0}, {1}, rounding);  // every layer's output, by what `selected` says of it
   std::vector<float> q(2 * 32, 0.1f), out(q.size()), k(32, 0.f);
   host::executor const on;
   batch_entry const one{t.ids[0], 1};

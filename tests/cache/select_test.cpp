@@ -34,6 +34,16 @@ promise promised(summary::min_max<S> const&, float const* q, std::vector<float> 
   }
   return p;
 }
+template <int Tokens>
+promise promised(summary::quantized_key<codec::centred<codec::identity<float>, codec::block_mean<Tokens>>> const&, float const* q,
+                 std::vector<float> const& block, auto const&, std::int64_t) {
+  promise p{0, 0};  // the centre that is subtracted is added again, whatever it is
+  for (int c = 0; c < d; ++c) {
+    p.logit += double(q[c]) * double(block[std::size_t(c)]);
+    p.slack += std::abs(double(q[c])) * 4e-6;
+  }
+  return p;
+}
 template <class Codec>
 promise promised(summary::quantized_key<Codec> const&, float const* q, std::vector<float> const& block, auto const& coded, std::int64_t position) {
   auto const landmark = coded(Codec{}, block, position);
@@ -90,8 +100,8 @@ void check_selection(float bias) {
 }
 
 template <int D>
-struct block_mean_landmarks : scheme::yakv<D, float> {  // landmarks centred on the mean of 64 tokens
-  using summary = cellar::summary::quantized_key<cellar::codec::identity<float>>;
+struct block_mean_landmarks : scheme::yakv<D, float> {  // landmarks centred on the mean of 64 tokens: exact but for that mean's rounding
+  using summary = cellar::summary::quantized_key<cellar::codec::centred<cellar::codec::identity<float>, cellar::codec::block_mean<64>>>;
 };
 
 }  // namespace

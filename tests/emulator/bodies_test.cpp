@@ -328,6 +328,7 @@ void check_operations() {
               [&] {
                 REQUIRE(seen[0].count == scores.count);
                 for (i64 i = 0; i < scores.count; ++i) REQUIRE(seen[31][i] == Approx(scores[i]).margin(1e-4));
+                std::fill_n(space2.get(), score_sizes.bytes(), std::byte{0xff});  // NaN, for the next team
               });
   }
 
@@ -346,6 +347,7 @@ void check_operations() {
         [&] {
           for (std::size_t i = 0; i < out.size(); ++i) REQUIRE(out2[i] == Approx(out[i]).margin(1e-5));
           std::fill(out2.begin(), out2.end(), -1.f);
+          std::fill_n(space2.get(), attend_sizes.bytes(), std::byte{0xff});
         });
   }
 }

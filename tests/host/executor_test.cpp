@@ -69,6 +69,24 @@ TEST_CASE("a pool runs thousands of short runs") {
   CHECK(sum == 5000 * 28);
 }
 
+TEST_CASE("an exception from an item reaches the caller, and the pool goes on") {
+  host::thread_pool pool(4);
+  host::executor const on(pool);
+  for (int i = 0; i < 300; ++i) {
+    std::atomic<int> begun = 0;
+    CHECK_THROWS_WITH(on.for_each(64,
+                                  [&](i64 item, int) {
+                                    ++begun;
+                                    if (item == i % 64) throw std::runtime_error("item " + std::to_string(item));
+                                  }),
+                      "item " + std::to_string(i % 64));
+    CHECK(begun >= i % 64 + 1);
+    std::atomic<i64> n = 0;
+    on.for_each(64, [&](i64, int) { ++n; });
+    CHECK(n == 64);
+  }
+}
+
 TEST_CASE("a pool without threads is refused") {
   CHECK_THROWS_AS(host::thread_pool(0), precondition_error);
   engine_threads none{0};

@@ -2,8 +2,10 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "cellar/host/executor.hpp"
@@ -11,22 +13,28 @@
 namespace cellar::host {
 
 /// A plain pool for programs that have none: threads - 1 threads and the caller share the items of a run. One run at a time.
+///
+/// An exception from an item ends the run: items that have not begun are left out, and the first exception reaches the caller of run.
+///
+/// Errors  precondition_error for no threads; std::system_error where the system has no more of them: none is left running
 class thread_pool {
  public:
   explicit thread_pool(int threads = int(std::max(1u, std::thread::hardware_concurrency()))) {
     expects(threads >= 1, "host::thread_pool: at least one thread is needed");
-    for (int worker = 1; worker < threads; ++worker) threads_.emplace_back([this, worker] { serve(worker); });
+#ifdef __cpp_exceptions
+    try {
+      start(threads);
+    } catch (...) {
+      stop();
+      throw;
+    }
+#else
+    start(threads);
+#endif
   }
   thread_pool(thread_pool const&) = delete;
   thread_pool& operator=(thread_pool const&) = delete;
-  ~thread_pool() {
-    {
-      std::lock_guard const lock(mutex_);
-      stops_ = true;
-    }
-    start_.notify_all();
-    for (auto& t : threads_) t.join();
-  }
+  ~thread_pool() { stop(); }
 
   int workers() const { return int(threads_.size()) + 1; }
 
@@ -45,11 +53,39 @@ class thread_pool {
     work(0);
     std::unique_lock lock(mutex_);
     done_.wait(lock, [this] { return busy_ == 0; });
+#ifdef __cpp_exceptions
+    if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+#endif
   }
 
  private:
+  void start(int threads) {
+    threads_.reserve(std::size_t(threads) - 1);
+    for (int worker = 1; worker < threads; ++worker) threads_.emplace_back([this, worker] { serve(worker); });
+  }
+  void stop() {
+    {
+      std::lock_guard const lock(mutex_);
+      stops_ = true;
+    }
+    start_.notify_all();
+    for (auto& t : threads_) t.join();
+  }
   void work(int worker) {
-    for (i64 i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < items_;) call_(context_, i, worker);
+    auto const all = [&] {
+      for (i64 i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < items_;) call_(context_, i, worker);
+    };
+#ifdef __cpp_exceptions
+    try {
+      all();
+    } catch (...) {
+      next_.store(items_, std::memory_order_relaxed);
+      std::lock_guard const lock(mutex_);
+      if (!failure_) failure_ = std::current_exception();
+    }
+#else
+    all();
+#endif
   }
   void serve(int worker) {
     for (i64 seen = 0;;) {
@@ -72,6 +108,7 @@ class thread_pool {
   i64 items_ = 0, generation_ = 0;
   std::atomic<i64> next_{0};
   int busy_ = 0;
+  std::exception_ptr failure_;
   bool stops_ = false;
   std::vector<std::thread> threads_;  // last: the others must exist before a thread starts
 };
