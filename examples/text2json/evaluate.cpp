@@ -150,7 +150,7 @@ document_evaluation evaluate(evaluation const& what, document const& d, engine::
   std::vector<float> const first = model.prefill(prompt, staged, [&](std::int64_t done) { progress("prefill", done, std::int64_t(prompt.size())); });
 
   allowance const allowed{std::max<std::int64_t>(1, std::int64_t(what.budget * double(staged.tokens))),
-                          std::max<std::int64_t>(1, std::llround(double(published_window) * what.budget / published_share))};
+                          what.window > 0 ? what.window : std::max<std::int64_t>(1, std::llround(double(published_window) * what.budget / published_share))};
   std::size_t const heads = std::size_t(c.layers * c.kv_heads);
   std::vector<lane> lanes(what.schemes.size());
   for (std::size_t i = 0; i < lanes.size(); ++i) {

@@ -13,6 +13,7 @@ namespace text2json {
 struct evaluation {
   std::vector<std::string> schemes;  ///< dense first.
   double budget = 0.03125;           ///< Share of the prompt's tokens that a scheme may choose.
+  std::int64_t window = 0;           ///< Last tokens of the prompt that stay near; 0: the published 64, scaled with the budget.
   bool writes = true;                ///< Let each scheme write an answer of its own too, for the score.
 };
 

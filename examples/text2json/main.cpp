@@ -20,7 +20,7 @@ namespace {
 using namespace text2json;
 
 struct options {
-  std::string model, dataset, generate_only, out = "out", task = "text2json", subjects = "design", tokens = "2000";
+  std::string model, dataset, generate_only, out = "out", task = "text2json", subjects = "design", tokens = "1000";
   int documents = 0;
   std::vector<std::string> schemes;
   double budget = 0.03125;
