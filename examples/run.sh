@@ -11,23 +11,41 @@ source "$root/examples/packages.sh"
 
 model=qwen
 options=()
+out=(--out "$root/out")
 while (($#)); do
-  if [[ $1 == --model ]]; then
-    model=${2:?--model needs qwen, smollm or a file}
-    shift
-  else
-    options+=("$1")
-  fi
+  case $1 in
+    --model)
+      model=${2:?--model needs qwen, smollm or a file}
+      shift
+      ;;
+    --model=*) model=${1#--model=} ;;
+    -h | --help)
+      echo "examples/run.sh [--model qwen|smollm|FILE.gguf] [options of text2json, as follows; --out is $root/out]"
+      options=(--help)
+      model=none
+      break
+      ;;
+    --out | --out=*)
+      out=()
+      options+=("$1")
+      ;;
+    *) options+=("$1") ;;
+  esac
   shift
 done
 
 need_packages g++ cmake ninja-build libpcre2-dev libopenblas-dev nlohmann-json3-dev libcli11-dev gnuplot-nox
+choose_compiler
 case $model in
   qwen) file=$(get_qwen) || { echo "The model qwen could not be had: going on with smollm." >&2; file=$(get_smollm); } ;;
   smollm) file=$(get_smollm) || { echo "The model smollm could not be had: going on with qwen." >&2; file=$(get_qwen); } ;;
-  *) file=$model ;;
+  none) file= ;;
+  *)
+    file=$model
+    [[ -e $file ]] || { echo "There is no model file $file; --model takes qwen, smollm or a GGUF file." >&2; exit 1; }
+    ;;
 esac
 
 cmake -S "$root" -B "$root/build/examples" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS=-march=native -DCELLAR_TESTS=OFF -DCELLAR_BENCHMARKS=OFF >/dev/null
 cmake --build "$root/build/examples" --target text2json --parallel "$(jobs_by_memory 2)"
-exec "$root/build/examples/examples/text2json" --model "$file" --out "$root/out" "${options[@]}"
+exec "$root/build/examples/examples/text2json" ${file:+--model "$file"} "${out[@]}" "${options[@]}"

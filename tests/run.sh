@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing (Debian, Ubuntu), builds, and runs all tests: plain, under ASan and UBSan, and the threaded and emulated ones under TSan.
+# Installs what is missing (Debian, Ubuntu), builds, and runs all tests: plain, under ASan and UBSan, and those of the library under TSan.
 #
 #   tests/run.sh [--only plain|address|thread] [further options of ctest]
 #
@@ -17,6 +17,7 @@ fi
 # shellcheck source=examples/packages.sh
 source "$root/examples/packages.sh"
 need_packages g++ cmake ninja-build catch2 libpcre2-dev libopenblas-dev nlohmann-json3-dev libcli11-dev libbenchmark-dev gnuplot-nox clang clang-format clang-tidy
+choose_compiler
 
 models=$(model_folder)
 [[ -e $models/$smollm_file ]] && export CELLAR_TEST_MODEL_SMOLLM=${CELLAR_TEST_MODEL_SMOLLM:-$models/$smollm_file}
@@ -36,5 +37,5 @@ add_build() {  # name, options of cmake
 }
 add_build plain -DCMAKE_BUILD_TYPE=Release
 add_build address -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DCELLAR_SANITIZE=address,undefined -DCELLAR_BENCHMARKS=OFF
-add_build thread -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DCELLAR_SANITIZE=thread -DCELLAR_BENCHMARKS=OFF
+add_build thread -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DCELLAR_SANITIZE=thread -DCELLAR_BENCHMARKS=OFF -DCELLAR_EXAMPLES=OFF
 ctest --test-dir "$builds" --output-on-failure --parallel "$(nproc)" "$@"

@@ -11,7 +11,7 @@
 namespace engine {
 
 void causal_attention(attention_shape shape, float const* q, std::int64_t rows, std::int64_t first, float const* keys, float const* values, float* out,
-                      worker_threads& on) {
+                      cellar::host::thread_pool& on) {
   std::int64_t constexpr query_block = 64, key_block = 256;  // group * 64 * 256 scores stay in a core's second cache
   std::int64_t const width = shape.head_dim, group = shape.heads / shape.kv_heads;
   std::int64_t const q_stride = shape.heads * width, kv_stride = shape.kv_heads * width;

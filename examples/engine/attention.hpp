@@ -18,6 +18,6 @@ struct attention_shape {
 /// Shapes     q, out [rows, heads, head_dim] | keys, values [first + rows, kv_heads, head_dim]
 /// Requires   heads % kv_heads == 0
 void causal_attention(attention_shape shape, float const* q, std::int64_t rows, std::int64_t first, float const* keys, float const* values, float* out,
-                      worker_threads& on);
+                      cellar::host::thread_pool& on);
 
 }  // namespace engine

@@ -1,5 +1,7 @@
 #include "engine/model.hpp"
 
+#include <cblas.h>
+
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
@@ -123,7 +125,8 @@ void rotate(float* x, std::int64_t rows, int heads, int head_dim, rotary_pairing
   }
 }
 
-model::model(gguf_file const& file, int threads) : config_(read_config(file)), threads_(std::make_unique<worker_threads>(std::max(1, threads))) {
+model::model(gguf_file const& file, int threads) : config_(read_config(file)), threads_(std::make_unique<cellar::host::thread_pool>(std::max(1, threads))) {
+  openblas_set_num_threads(1);  // products run one call a thread, on slices
   model_config const& c = config_;
   for (int i = 0; i < c.head_dim / 2; ++i) inverse_frequencies_.push_back(std::pow(c.rope_theta, -2.0 * i / c.head_dim));
   std::int64_t const q = std::int64_t(c.heads) * c.head_dim, kv = c.kv_width();

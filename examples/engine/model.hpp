@@ -65,7 +65,7 @@ class model {
   std::vector<double> const& inverse_frequencies() const { return inverse_frequencies_; }
 
   /// The engine's threads, for the caller's work between its own.
-  worker_threads& threads() const { return *threads_; }
+  cellar::host::thread_pool& threads() const { return *threads_; }
 
   /// Runs all tokens from position 0, fills `staged` and returns the logits [vocabulary] after the last token.
   std::vector<float> prefill(std::span<int const> tokens, staged_prompt& staged, progress_report const& progress = {}) const;
@@ -91,7 +91,7 @@ class model {
   std::vector<double> inverse_frequencies_;
   std::vector<float> embedding_, output_norm_, output_;  // output_ is empty if tied
   std::vector<layer_weights> layers_;
-  std::unique_ptr<worker_threads> threads_;
+  std::unique_ptr<cellar::host::thread_pool> threads_;
 };
 
 }  // namespace engine

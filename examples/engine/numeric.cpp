@@ -244,7 +244,7 @@ double log_sum_exp(float const* logits, std::int64_t n) {
   return top + std::log(sum);
 }
 
-void linear(float const* x, std::int64_t rows, std::int64_t in, float const* w, std::int64_t out_width, float* out, worker_threads& on) {
+void linear(float const* x, std::int64_t rows, std::int64_t in, float const* w, std::int64_t out_width, float* out, cellar::host::thread_pool& on) {
   std::int64_t const wanted = out_width / (8 * on.workers());  // several slices a thread, so that a slow one does not hold up the rest
   std::int64_t const slice = rows <= 16 ? std::clamp<std::int64_t>(wanted / 16 * 16, 16, 1024) : std::clamp<std::int64_t>(wanted / 16 * 16, 96, 512);
   on.run((out_width + slice - 1) / slice, [&](std::int64_t task, int) {
@@ -255,56 +255,6 @@ void linear(float const* x, std::int64_t rows, std::int64_t in, float const* w, 
       cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, int(rows), int(end - begin), int(in), 1.f, x, int(in), w + begin * in, int(in), 0.f, out + begin,
                   int(out_width));
   });
-}
-
-worker_threads::worker_threads(int threads) {
-  openblas_set_num_threads(1);
-  for (int worker = 1; worker < threads; ++worker)
-    threads_.emplace_back([this, worker] {
-      for (unsigned seen = 0;;) {
-        round_.wait(seen);
-        ++seen;
-        if (stop_) return;
-        take(worker);
-        running_.fetch_sub(1);
-        running_.notify_one();
-      }
-    });
-}
-
-worker_threads::~worker_threads() {
-  stop_ = true;
-  ++round_;
-  round_.notify_all();
-  for (std::thread& thread : threads_) thread.join();
-}
-
-void worker_threads::take(int worker) {
-  for (std::int64_t i; (i = next_.fetch_add(1)) < count_;) {
-    try {
-      (*work_)(i, worker);
-    } catch (...) {
-      std::lock_guard lock(failure_mutex_);
-      if (!failure_) failure_ = std::current_exception();
-    }
-  }
-}
-
-void worker_threads::run(std::int64_t count, item_work const& work) {
-  work_ = &work;
-  count_ = count;
-  next_ = 0;
-  failure_ = nullptr;
-  if (count > 1 && !threads_.empty()) {
-    running_ = int(threads_.size());
-    ++round_;
-    round_.notify_all();
-    take(0);
-    for (int left; (left = running_.load()) > 0;) running_.wait(left);
-  } else {
-    take(0);
-  }
-  if (failure_) std::rethrow_exception(failure_);
 }
 
 }  // namespace engine

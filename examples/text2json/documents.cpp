@@ -22,6 +22,8 @@ class dice {
   int below(int n) { return int(engine_() % std::uint64_t(n)); }
 
   /// Deals from a list as from a deck: no word comes twice before all have come, so that the facts of one text are told apart by their first words.
+  ///
+  /// Requires  one draw a full expression: the order of several is the compiler's choice
   std::string const& of(texts const& list) {
     auto& deck = decks_[&list];
     if (deck.empty()) {
@@ -32,6 +34,7 @@ class dice {
     deck.pop_back();
     return list[std::size_t(card)];
   }
+  std::string const& of(texts&&) = delete;  // a deck belongs to a list that stays
 
  private:
   std::mt19937_64 engine_;
@@ -63,9 +66,7 @@ texts const specialties{"cardiology", "neurology",     "dermatology", "pediatric
 texts const hospitals{"General Hospital", "University Hospital", "Medical Center", "City Clinic", "Memorial Hospital"};
 texts const goods{"Lamp", "Kettle", "Speaker", "Backpack", "Keyboard", "Heater", "Camera", "Drill", "Chair", "Mixer", "Clock", "Scale"};
 texts const colors{"red", "blue", "green", "black", "white", "silver", "orange", "purple", "brown", "yellow", "grey", "pink"};
-texts const adjectives{"Silent",  "Last",     "Golden",  "Broken", "Distant",  "Hidden",  "Winter",    "Burning", "Paper",
-                       "Crimson", "Empty",    "Seventh", "Velvet", "Hollow",   "Bitter",  "Frozen",    "Gentle",  "Iron",
-                       "Lonely",  "Midnight", "Painted", "Quiet",  "Restless", "Scarlet", "Wandering", "Stolen"};
+texts const film_adjectives{"Silent", "Last", "Golden", "Broken", "Distant", "Hidden", "Winter", "Burning", "Paper", "Crimson", "Empty", "Seventh"};
 texts const nouns{"River",  "Garden", "Letter",   "Mirror", "Harbor", "Orchard", "Station", "Island",  "Bridge", "Lantern",  "Summer",  "Witness", "Violin",
                   "Castle", "Debt",   "Elevator", "Forest", "Guest",  "Hunter",  "Journey", "Kingdom", "Meadow", "Neighbor", "Prophet", "Shadow",  "Voyage"};
 texts const vessels{"MS", "SS", "MV", "RV"};
@@ -118,8 +119,8 @@ std::vector<domain> design_domains() {
           {"products",
            {"price", "color"},
            [](dice& d) {
-             std::string const n = invented(d);
-             return n + " " + d.of(goods) + " " + std::to_string(100 + d.below(900));
+             std::string const n = invented(d), number = std::to_string(100 + d.below(900));
+             return n + " " + d.of(goods) + " " + number;
            },
            [](dice& d) { return std::to_string(12 + d.below(980)) + " dollars"; },
            one_of(colors),
@@ -128,10 +129,8 @@ std::vector<domain> design_domains() {
           {"films",
            {"director", "year"},
            [](dice& d) {
-             std::string const adjective =
-                 d.of({"Silent", "Last", "Golden", "Broken", "Distant", "Hidden", "Winter", "Burning", "Paper", "Crimson", "Empty", "Seventh"});
-             std::string const noun =
-                 d.of({"River", "Garden", "Letter", "Mirror", "Harbor", "Orchard", "Station", "Island", "Bridge", "Lantern", "Summer", "Witness"});
+             std::string const adjective = d.of(film_adjectives);
+             d.of(film_adjectives);  // one card more is drawn and put aside: the frozen documents were made so
              return "The " + adjective + " " + d.of(nouns);
            },
            person,
@@ -146,7 +145,8 @@ std::vector<domain> reserved_domains() {
            {"port", "captain"},
            [](dice& d) {
              std::string const& kind = d.of(vessels);
-             return kind + " " + invented(d) + " " + d.of(vessel_words);
+             std::string const word = d.of(vessel_words);
+             return kind + " " + invented(d) + " " + word;
            },
            one_of(cities),
            person,

@@ -2,10 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <stdexcept>
 
-#include "cellar/core/math.hpp"
+#include "text2json/attention_metrics.hpp"
 #include "text2json/schemes.hpp"
 #include "text2json/score.hpp"
 
@@ -50,73 +49,32 @@ struct lane {
   std::vector<double> error, captured, captured_far, all_far, oracle;
 };
 
-/// Compares the attention of one step with exact dense attention of the same queries.
-class attention_meter {
- public:
-  attention_meter(engine::model_config const& c, engine::staged_prompt const& prompt, allowance const& allowed)
-      : config_(c), prompt_(prompt), far_tokens_(std::max<std::int64_t>(0, prompt.tokens - allowed.window)), budget_(std::min(allowed.tokens, far_tokens_)) {}
-
-  /// q, out [heads, head_dim] of the forced row; `generated` tokens are in the lane's keys and values.
-  void measure(lane& to, int layer, int kv_head, float const* q, float const* out, std::int64_t generated, std::int64_t generated_capacity) const {
-    int const d = config_.head_dim, group = config_.heads / config_.kv_heads;
-    std::int64_t const width = config_.kv_width(), n = prompt_.tokens + generated;
-    auto const row = [&](std::vector<float> const& mine, float const* prompt, std::int64_t p) {
-      return p < prompt_.tokens ? prompt + p * width + kv_head * d : mine.data() + ((layer * generated_capacity + p - prompt_.tokens) * width + kv_head * d);
-    };
-    float const *const prompt_keys = prompt_.key(layer, 0), *const prompt_values = prompt_.value(layer, 0);
-    auto const attended = to.scheme->attended(kv_head);
-    std::vector<float> weights(static_cast<std::size_t>(n)), best(std::size_t(far_tokens_), 0.f);
-    std::vector<std::vector<float>> shares;
-    double error = 0, size = 0, captured = 0, captured_far = 0, all_far = 0;
-    for (int h = kv_head * group; h < (kv_head + 1) * group; ++h) {
-      for (std::int64_t p = 0; p < n; ++p) {
-        float const* const k = row(to.keys, prompt_keys, p);
-        float s = 0;
-        for (int c = 0; c < d; ++c) s += q[h * d + c] * k[c];
-        weights[std::size_t(p)] = s / std::sqrt(float(d));
-      }
-      double const sum = double(engine::exponentials(weights.data(), n, engine::maximum(weights.data(), n)));
-      std::vector<double> exact(std::size_t(d), 0.0);
-      double far = 0;
-      for (std::int64_t p = 0; p < n; ++p) {
-        double const w = double(weights[std::size_t(p)]) / sum;
-        weights[std::size_t(p)] = float(w);
-        float const* const v = row(to.values, prompt_values, p);
-        for (int c = 0; c < d; ++c) exact[std::size_t(c)] += w * double(v[c]);
-        if (p < far_tokens_) far += w;
-        if (attended[std::size_t(p)]) {
-          captured += w;
-          if (p < far_tokens_) captured_far += w;
-        }
-      }
-      all_far += far;
-      for (std::int64_t p = 0; p < far_tokens_; ++p)
-        best[std::size_t(p)] = std::max(best[std::size_t(p)], float(double(weights[std::size_t(p)]) / std::max(far, 1e-300)));
-      shares.push_back(weights);
-      for (int c = 0; c < d; ++c) {
-        error += std::pow(double(out[h * d + c]) - exact[std::size_t(c)], 2);
-        size += std::pow(exact[std::size_t(c)], 2);
-      }
-    }
-    std::vector<int> order(static_cast<std::size_t>(far_tokens_));
-    std::iota(order.begin(), order.end(), 0);
-    std::nth_element(order.begin(), order.begin() + budget_, order.end(), [&](int a, int b) { return best[std::size_t(a)] > best[std::size_t(b)]; });
-    double oracle = group - all_far;  // what lies near
-    for (auto const& share : shares)
-      for (std::int64_t i = 0; i < budget_; ++i) oracle += double(share[std::size_t(order[std::size_t(i)])]);
-    auto const at = std::size_t(layer * config_.kv_heads + kv_head);
-    to.error[at] += std::sqrt(error / std::max(size, 1e-300));
-    to.captured[at] += captured / group;
-    to.oracle[at] += oracle / group;
-    to.captured_far[at] += captured_far;
-    to.all_far[at] += all_far;
+/// Adds the comparison of one step's attention with exact dense attention, for one layer and KV head, to a lane's sums.
+///
+/// q, out [heads, head_dim] of the forced row; `generated` tokens are in the lane's keys and values.
+void measure(lane& to, engine::model_config const& c, engine::staged_prompt const& prompt, allowance const& allowed, int layer, int kv_head, float const* q,
+             float const* out, std::int64_t generated, std::int64_t generated_capacity) {
+  std::int64_t const width = c.kv_width(), far_tokens = std::max<std::int64_t>(0, prompt.tokens - allowed.window);
+  int const group = c.heads / c.kv_heads, first = kv_head * group * c.head_dim;
+  attended_rows rows;
+  for (std::int64_t p = 0; p < prompt.tokens; ++p) {
+    rows.keys.push_back(prompt.key(layer, p) + kv_head * c.head_dim);
+    rows.values.push_back(prompt.value(layer, p) + kv_head * c.head_dim);
   }
-
- private:
-  engine::model_config const& config_;
-  engine::staged_prompt const& prompt_;
-  std::int64_t far_tokens_, budget_;
-};
+  for (std::int64_t p = 0; p < generated; ++p) {
+    std::int64_t const at = (layer * generated_capacity + p) * width + kv_head * c.head_dim;
+    rows.keys.push_back(to.keys.data() + at);
+    rows.values.push_back(to.values.data() + at);
+  }
+  auto const compared =
+      compare_attention(c.head_dim, group, q + first, out + first, rows, to.scheme->attended(kv_head), far_tokens, std::min(allowed.tokens, far_tokens));
+  auto const at = std::size_t(layer * c.kv_heads + kv_head);
+  to.error[at] += compared.error;
+  to.captured[at] += compared.captured;
+  to.oracle[at] += compared.oracle;
+  to.captured_far[at] += compared.captured_far;
+  to.all_far[at] += compared.all_far;
+}
 
 std::vector<field_result> judge(document const& d, std::vector<int> const& answer, std::vector<int> const& likeliest_tokens,
                                 engine::tokenizer const& tokenizer) {
@@ -143,8 +101,8 @@ document_evaluation evaluate(evaluation const& what, document const& d, engine::
   auto const answer_tokens = std::int64_t(answer.size()), most_written = answer_tokens + answer_tokens / 4 + 32;
   std::int64_t const generated = what.writes ? most_written : answer_tokens;
   if (std::int64_t(prompt.size()) + generated > c.context)
-    throw std::invalid_argument("The document has " + std::to_string(prompt.size()) + " tokens, with its answer more than the model's context of " +
-                                std::to_string(c.context) + ". Ask for fewer --tokens.");
+    throw document_too_long("The document has " + std::to_string(prompt.size()) + " tokens, with its answer more than the model's context of " +
+                            std::to_string(c.context) + ". Ask for fewer --tokens.");
 
   engine::staged_prompt staged;
   std::vector<float> const first = model.prefill(prompt, staged, [&](std::int64_t done) { progress("prefill", done, std::int64_t(prompt.size())); });
@@ -166,7 +124,6 @@ document_evaluation evaluate(evaluation const& what, document const& d, engine::
     l.is_writing = what.writes && !tokenizer.is_end(l.written.back());
   }
 
-  attention_meter const meter(c, staged, allowed);
   std::int64_t measured = 0;
   std::vector<int> tokens;
   std::vector<std::int64_t> positions;
@@ -207,7 +164,7 @@ document_evaluation evaluate(evaluation const& what, document const& d, engine::
           if (is_measured)
             model.threads().run(std::int64_t(lanes.size()) * c.kv_heads, [&](std::int64_t item, int) {
               lane& l = lanes[std::size_t(item / c.kv_heads)];
-              meter.measure(l, layer, int(item % c.kv_heads), q + l.first_row * q_width, out + l.first_row * q_width, step + 1, answer_tokens);
+              measure(l, c, staged, allowed, layer, int(item % c.kv_heads), q + l.first_row * q_width, out + l.first_row * q_width, step + 1, answer_tokens);
             });
         },
         logits);
@@ -223,14 +180,14 @@ document_evaluation evaluate(evaluation const& what, document const& d, engine::
         l.is_writing = !tokenizer.is_end(l.written.back()) && std::int64_t(l.written.size()) < most_written;
       }
     });
-    progress("decode", step + 1, answer_tokens);
+    progress("decode", step + 1, generated);
   }
 
   document_evaluation done{staged.tokens, answer_tokens, {}};
   for (lane& l : lanes) {
     l.scheme->account(l.result);
     l.result.fields = judge(d, answer, l.likeliest_tokens, tokenizer);
-    if (what.writes) {
+    if (what.writes && has_distinct_names(d.answer)) {  // else the score is not defined
       while (!l.written.empty() && tokenizer.is_end(l.written.back())) l.written.pop_back();
       l.result.score = score(tokenizer.decode(l.written), d.answer);
     }

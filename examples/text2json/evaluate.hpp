@@ -1,5 +1,6 @@
 #pragma once
 #include <functional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -25,10 +26,15 @@ struct document_evaluation {
   std::vector<document_result> schemes;
 };
 
+/// A document that does not fit the model's context.
+struct document_too_long : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
+
 /// Prefills a document densely, then decodes its answer with all schemes in lockstep: one row of the batch is fed the gold answer,
 /// one goes its own way.
 ///
-/// Errors  std::invalid_argument where the prompt and answer do not fit the model's context
+/// Errors  document_too_long; std::invalid_argument for an unknown scheme
 document_evaluation evaluate(evaluation const& what, document const& d, engine::model const& model, engine::tokenizer const& tokenizer,
                              progress_report const& progress);
 

@@ -129,10 +129,17 @@ void run(options const& o) {
   std::vector<std::vector<document_result>> results(what.schemes.size());
   for (std::size_t i = 0; i < documents.size(); ++i) {
     std::string const title = "document " + std::to_string(i + 1) + " of " + std::to_string(documents.size());
-    auto const done =
-        evaluate(what, documents[i], model, *tokenizer, [&](char const* part, std::int64_t at, std::int64_t of) { progress(title, part, at, of); });
+    document_evaluation done;
+    try {
+      done = evaluate(what, documents[i], model, *tokenizer, [&](char const* part, std::int64_t at, std::int64_t of) { progress(title, part, at, of); });
+    } catch (document_too_long const& e) {
+      progress.clear();
+      ++r.left_out;
+      std::cerr << title << " is left out: " << e.what() << '\n';
+      continue;
+    }
     progress.clear();
-    r.documents = std::int64_t(i) + 1;
+    ++r.documents;
     r.prompt_tokens += done.prompt_tokens;
     r.answer_tokens += done.answer_tokens;
     for (auto const& f : done.schemes[0].fields) r.lookups += !f.is_name;
@@ -145,8 +152,10 @@ void run(options const& o) {
     std::cerr << title << ": " << done.prompt_tokens << " prompt tokens, " << done.answer_tokens << " answer tokens, dense has "
               << r.schemes[0].lookup_accuracy.mean << " of the lookups so far\n";
   }
+  if (r.documents == 0) throw std::invalid_argument("No document fits the model's context.");
   std::cout << '\n' << table_of(r) << '\n';
   auto const folder = std::filesystem::absolute(o.out);
+  if (r.left_out > 0) std::cout << r.left_out << " documents were left out: they do not fit the model's context.\n";
   std::cout << r.documents << " documents, " << r.lookups << " lookups, " << r.answer_tokens << " answer tokens. Report: " << (folder / "report.json").string()
             << '\n';
   if (draw_plot(r, folder / "plot.svg"))

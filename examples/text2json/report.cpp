@@ -61,6 +61,7 @@ void write_json(report const& r, std::filesystem::path const& path) {
                     {"seed", r.seed},
                     {"budget", r.budget},
                     {"documents", r.documents},
+                    {"documents_left_out", r.left_out},
                     {"prompt_tokens", r.prompt_tokens},
                     {"answer_tokens", r.answer_tokens},
                     {"lookups", r.lookups},

@@ -11,7 +11,8 @@ struct report {
   std::string model, task, device, compiler, commit;
   int threads = 0;
   std::uint64_t seed = 0;
-  double budget = 0;  ///< Share of the prompt.
+  double budget = 0;          ///< Share of the prompt.
+  std::int64_t left_out = 0;  ///< Documents that did not fit the model's context.
   std::int64_t documents = 0, prompt_tokens = 0, answer_tokens = 0, lookups = 0;
   std::vector<scheme_summary> schemes;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -23,15 +24,17 @@ std::string straight(std::string_view text) {
   return plain;
 }
 
-std::string name_of(json const& object) {
-  if (!object.is_object() || !object.contains("name")) return {};
-  json const& name = object["name"];
-  return name.is_string() ? straight(name.get<std::string>()) : name.dump();
+/// None where there is no string "name".
+std::optional<std::string> name_of(json const& object) {
+  if (!object.is_object() || !object.contains("name") || !object["name"].is_string()) return std::nullopt;
+  return straight(object["name"].get<std::string>());
 }
 
+/// Texts compare with straight apostrophes, integers as texts, anything else as JSON.
 bool is_equal(json const& a, json const& b) {
+  auto const is_text = [](json const& x) { return x.is_string() || x.is_number_integer(); };
   auto const text = [](json const& x) { return x.is_string() ? straight(x.get<std::string>()) : x.dump(); };
-  return text(a) == text(b);
+  return is_text(a) && is_text(b) ? text(a) == text(b) : a == b;
 }
 
 }  // namespace
@@ -44,12 +47,13 @@ double score(std::string_view output, std::string_view gold) {
   if (!predicted.is_array()) return 0;
 
   std::map<std::string, json> wanted;
-  for (json const& object : json::parse(gold)) wanted.emplace(name_of(object), object);
+  for (json const& object : json::parse(gold)) wanted.emplace(name_of(object).value_or(""), object);
   std::set<std::string> seen;
   double sum = 0;
   std::size_t extra = 0;
   for (json const& object : predicted) {
-    auto const match = wanted.find(name_of(object));
+    auto const name = name_of(object);
+    auto const match = name ? wanted.find(*name) : wanted.end();
     if (match == wanted.end() || !seen.insert(match->first).second) {
       ++extra;
       continue;
@@ -65,6 +69,12 @@ double score(std::string_view output, std::string_view gold) {
     sum += std::max(0.0, worth);
   }
   return sum / double(wanted.size() + extra);
+}
+
+bool has_distinct_names(std::string_view gold) {
+  std::set<std::optional<std::string>> names;
+  json const objects = json::parse(gold);
+  return std::all_of(objects.begin(), objects.end(), [&](json const& object) { return names.insert(name_of(object)).second; });
 }
 
 std::vector<field_span> field_spans(std::string_view answer) {

@@ -14,6 +14,9 @@ namespace text2json {
 /// Requires  gold is a JSON list of objects with distinct names
 double score(std::string_view output, std::string_view gold);
 
+/// Whether no two objects of a gold answer have the same name: else it has no score.
+bool has_distinct_names(std::string_view gold);
+
 /// Where a string value of an answer stands, in bytes, without its quotes.
 struct field_span {
   std::size_t begin, end;

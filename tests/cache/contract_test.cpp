@@ -2,6 +2,7 @@
 #include <cstdlib>
 #include <limits>
 #include <new>
+#include <system_error>
 
 #include "cache/reference.hpp"
 
@@ -361,6 +362,52 @@ TEST_CASE("decoding seals across pages until far memory is full") {
   CHECK(z.c.sealed_blocks(z.id) == 18);
 }
 
+namespace {
+
+/// Threads that cannot be had, `failures` times.
+struct failing_threads {
+  int failures = 0;
+  int workers() const { return 1; }
+  template <class F>
+  void run(i64 items, F&& f) {
+    for (i64 i = 0; i < items; ++i) {
+      if (i == 1 && failures > 0) {
+        --failures;
+        throw std::system_error(std::make_error_code(std::errc::resource_unavailable_try_again));
+      }
+      f(i, 0);
+    }
+  }
+};
+
+}  // namespace
+
+TEST_CASE("threads that fail leave the cache as it was: the call can be made again") {
+  failing_threads threads;
+  host::executor const on(threads);
+  small<sealing> with({.sequences = 2, .tokens = 200, .step_tokens = 4}), without({.sequences = 2, .tokens = 200, .step_tokens = 4});
+  auto const other = with.c.begin_prompt(with.staging());
+  for (int i = 0; i < 5; ++i) {  // each of them would take pages
+    threads.failures = 1;
+    CHECK_THROWS_AS(with.c.finish_prompt(on, other), std::system_error);
+  }
+  CHECK_NOTHROW(with.c.finish_prompt(on, other));
+  auto const rows = [&](std::vector<float>& x, int heads) { return packed_heads<float const>(x.data(), 1, heads, d); };
+  for (int i = 0; i < 70; ++i) {  // seals, and takes a page
+    with.plan();
+    for (int layer = 0; layer < 2; ++layer) {
+      threads.failures = 1;
+      CHECK_THROWS_AS(with.c.append(on, layer, rows(with.k, 2), rows(with.v, 2)), std::system_error);
+      with.c.append(on, layer, rows(with.k, 2), rows(with.v, 2));
+      threads.failures = 1;
+      CHECK_THROWS_AS(with.c.attend(on, layer, rows(with.q, 4), packed_heads(with.out.data(), 1, 4, d)), std::system_error);
+      with.c.attend(on, layer, rows(with.q, 4), packed_heads(with.out.data(), 1, 4, d));
+    }
+    without.step();
+    REQUIRE(with.out == without.out);
+  }
+}
+
 TEST_CASE("memory that is freed serves the next sequence as new memory does") {
   small<yakv> used({.sequences = 1, .tokens = 120, .step_tokens = 4}), fresh({.sequences = 1, .tokens = 120, .step_tokens = 4});
   for (int i = 0; i < 3; ++i) {
@@ -425,4 +472,16 @@ TEST_CASE("usage is what is stored, by kind") {
   CHECK(u.far == sealed * 2 * (2 * (d / 2) + 2 * 2));
   CHECK(u.summary == 2 * 3 * 32 * (d / 4 + 2));  // three tiles of 32 landmarks for each head
   CHECK(u.pool == 0);
+}
+
+TEST_CASE("usage where generated tokens seal: sinks and window first, what is left is generated") {
+  small<scheme::quest<d, float>> x({.sequences = 1, .tokens = 200, .step_tokens = 4}, {.tokens = 16, .sinks = 4, .window = 8});
+  std::int64_t const near_token = 2 * 2 * d * 4;
+  for (int i = 0; i < 80; ++i) {
+    x.step();
+    auto const u = x.c.usage(x.id);
+    std::int64_t const near = x.c.length(x.id) - x.c.sealed_blocks(x.id) * 16;
+    CHECK(u.always_near + u.generated == near * near_token);
+    CHECK(u.generated == std::min<std::int64_t>(near - 12, i + 1) * near_token);
+  }
 }

@@ -73,7 +73,7 @@ TEST_CASE("both models expect next what an independent forward pass expects, in 
 }
 
 TEST_CASE("blocked causal attention equals the definition in double") {
-  engine::worker_threads threads(3);
+  cellar::host::thread_pool threads(3);
   random_numbers r(1);
   for (auto const& [heads, kv_heads] : {std::pair{14, 2}, {9, 3}, {4, 4}})
     for (auto const& [rows, first] : {std::pair{1, 0}, {5, 0}, {70, 0}, {64, 64}, {33, 500}}) {
@@ -101,7 +101,7 @@ TEST_CASE("blocked causal attention equals the definition in double") {
 }
 
 TEST_CASE("matrix products, norms and activations agree with double") {
-  engine::worker_threads threads(2);
+  cellar::host::thread_pool threads(2);
   random_numbers r(2);
   for (auto const& [rows, in, width] : {std::tuple{1, 64, 100}, {3, 40, 17}, {9, 128, 333}}) {
     auto const x = r.normals(std::int64_t(rows) * in), w = r.normals(std::int64_t(in) * width);
@@ -127,7 +127,7 @@ TEST_CASE("matrix products, norms and activations agree with double") {
 }
 
 TEST_CASE("a thread's exception reaches the caller, and the threads go on") {
-  engine::worker_threads threads(3);
+  cellar::host::thread_pool threads(3);
   CHECK_THROWS_WITH(threads.run(50,
                                 [](std::int64_t i, int) {
                                   if (i == 20) throw std::runtime_error("item 20");

@@ -86,11 +86,21 @@ TEST_CASE("needles hide one fact, or one of many alike") {
 }
 
 TEST_CASE("documents are the same on every machine, and differ between seeds, numbers and tasks") {
-  generator make{.kind = task::text2json, .seed = 1, .tokens = 1000, .count_tokens = quarter_of_characters};
+  generator make{.kind = task::text2json, .from = subjects::all, .seed = 1, .tokens = 1000, .count_tokens = quarter_of_characters};
+  std::vector<std::uint64_t> fingerprints;  // of every subject and task; the frozen task is these documents
+  for (int index = 0; index < 6; ++index) fingerprints.push_back(fingerprint(make(index).problem + make(index).answer));
+  for (auto const kind : {task::needle, task::needles}) {
+    make.kind = kind;
+    fingerprints.push_back(fingerprint(make(0).problem + make(0).answer));
+  }
+  CHECK(fingerprints == std::vector<std::uint64_t>{6118835737343291664u, 6542297925814660134u, 16740315942282868272u, 4906211058561035605u,
+                                                   12323431826630728610u, 12157269307042944263u, 10277790554149811542u, 13051128197706537814u});
+  make.kind = task::text2json;
   auto const first = make(0);
-  CHECK(make(0).problem == first.problem);
-  CHECK(fingerprint(first.problem + first.answer) == 13088846350367880229u);
-  CHECK(make(4).problem != first.problem);  // the same subject
+  CHECK(make(6).problem != first.problem);  // the same subject
+  make.from = subjects::design;
+  CHECK(fingerprint(make(0).problem + make(0).answer) == 13088846350367880229u);
+  CHECK(make(4).problem != make(0).problem);
   make.seed = 2;
   CHECK(make(0).problem != first.problem);
 }

@@ -1,5 +1,6 @@
 #include "text2json/evaluate.hpp"
 
+#include <cmath>
 #include <cstdlib>
 
 #include "catch.hpp"
@@ -16,6 +17,9 @@ TEST_CASE("all schemes decode a document in lockstep, with the whole prompt as b
   engine::gguf_file const file(path);
   engine::tokenizer const tokenizer(file);
   engine::model const model(file, 2);
+  // Codes of the whole prompt differ from exact rows by the codec's error alone: 4 bits have a mean squared error of 0.0078 a channel, so values cost
+  // sqrt(0.0078) of the output, and keys, by moving weights, at most as much again.
+  double const coded = std::sqrt(2 * 0.0078);
   document const d{"Velmora Foods is based in Oslo. It was founded by Anna Keller. Zanport Glass is based in Riga. It was founded by Hugo Berg. " +
                        std::string(40, '.') + " List the companies as JSON with the keys name, city and founder.",
                    R"([{"name": "Velmora Foods", "city": "Oslo", "founder": "Anna Keller"}])"};
@@ -37,7 +41,7 @@ TEST_CASE("all schemes decode a document in lockstep, with the whole prompt as b
     CHECK((s.work.fetched_blocks > 0) == (scheme_names()[i] != "sink_window"));  // whose budget is a window over the whole prompt
     CHECK(s.captured_mass == Approx(1));
     CHECK(kl < (scheme_names()[i].starts_with("yakv") ? 0.02 : 1e-4));
-    CHECK(error < (scheme_names()[i].starts_with("yakv") ? 0.1 : 2e-3));
+    CHECK(error < (scheme_names()[i].starts_with("yakv") ? coded : 2e-3));
   }
   CHECK_THROWS_WITH(evaluate({.schemes = {"dense", "nonsense"}}, d, model, tokenizer, [](char const*, std::int64_t, std::int64_t) {}),
                     contains("no scheme nonsense"));

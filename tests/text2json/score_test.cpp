@@ -35,6 +35,8 @@ TEST_CASE("the score of an answer, by its definition") {
   CHECK(score(R"([{"name": "A", "x": "1", "y": "red"}, {"name": "C"}])", gold) == Approx(1.0 / 3));
   CHECK(score(R"([{"name": "A", "x": "1", "y": "red"}, {"name": "A", "x": "1", "y": "red"}])", gold) == Approx(1.0 / 3));  // repeated
   CHECK(score(R"([{"name": "A", "x": "1", "y": "red"}, 7])", gold) == Approx(1.0 / 3));
+  CHECK(score(R"([{"name": 5, "x": "1"}])", R"([{"name": "5", "x": "1"}])") == 0);               // a name is a text
+  CHECK(score(R"([{"name": "A", "x": true}])", R"([{"name": "A", "x": "true"}])") == 0.75);      // only integers are their texts
   CHECK(score("[{\"name\": \"B\xe2\x80\x99s\", \"x\": \"2\", \"y\": \"blue\"}]", gold) == 0.5);  // a curly apostrophe
 }
 
@@ -51,4 +53,10 @@ TEST_CASE("field spans are the string values, without their quotes") {
   CHECK(names == std::vector<bool>{true, false, false, true, false});
   CHECK(field_spans("").empty());
   CHECK(field_spans("[{\"name\": \"open").size() == 1);
+}
+
+TEST_CASE("a gold answer that repeats a name has no score") {
+  CHECK(has_distinct_names(gold));
+  CHECK_FALSE(has_distinct_names(R"([{"name": "A"}, {"name": "B"}, {"name": "A"}])"));
+  CHECK_FALSE(has_distinct_names("[{\"name\": \"B's\"}, {\"name\": \"B\xe2\x80\x99s\"}]"));
 }

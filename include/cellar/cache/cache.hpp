@@ -35,7 +35,7 @@ struct batch_entry {
 struct memory_usage {
   i64 summary = 0;      ///< Near: tiles and learnt state.
   i64 always_near = 0;  ///< Near: sinks and window.
-  i64 generated = 0;    ///< Near: tokens after the prompt.
+  i64 generated = 0;    ///< Near: tokens after the prompt, without those that the window holds where they seal as they leave it.
   i64 pool = 0;         ///< Near slot pool; none where the tier is read in place.
   i64 far = 0;          ///< Planes of sealed blocks.
 };
@@ -66,10 +66,10 @@ class cache {
         layout_{map_.geometry(), pages_ * map_type::page_blocks},
         tier_(shape.layers, layout_.bytes()),
         sizes_(operation::workspace_for<Scheme>(shape, limits_, budget_)),
-        summaries_(std::size_t(shape.layers * pages_ * map_.summary_page())),
-        near_(std::size_t(shape.layers * limits_.sequences * map_.near_sequence())),
-        state_(std::size_t(shape.layers * limits_.sequences * map_.state_sequence()) + 16),
-        page_table_(std::size_t(limits_.sequences * pages_per_sequence())),
+        summaries_(std::size_t(i64{shape.layers} * pages_ * map_.summary_page())),
+        near_(std::size_t(i64{shape.layers} * limits_.sequences * map_.near_sequence())),
+        state_(std::size_t(i64{shape.layers} * limits_.sequences * map_.state_sequence()) + 16),
+        page_table_(std::size_t(i64{limits_.sequences} * pages_per_sequence())),
         sequences_(std::size_t(limits_.sequences)),
         ids_(std::size_t(limits_.step_sequences * shape.kv_heads * sizes_.selected)),
         counts_(std::size_t(limits_.step_sequences * shape.kv_heads)),
@@ -83,6 +83,10 @@ class cache {
   // Prompts.
 
   /// Takes a sequence for a prompt whose exact keys and values the caller holds in `staging` until finish_prompt or free.
+  ///
+  /// Shapes   staging.keys, staging.values [layers, capacity, kv_heads, head_dim]
+  /// Effects  host bookkeeping only; allocates a count for each layer
+  /// Errors   precondition_error where the staging is not possible, or all of limits.sequences are in use
   template <storage_scalar T>
   sequence_id begin_prompt(prompt_staging<T> staging) {
     expects(staging.keys && staging.values, "begin_prompt: staging needs memory for keys and values");
@@ -211,8 +215,9 @@ class cache {
 
   /// Attention of the step's queries over what the scheme selects: out = softmax(scale * q . k) . v.
   ///
-  /// Shapes    q, out [step tokens, query_heads, head_dim]
-  /// Requires  the step is appended in this layer
+  /// Shapes    q, out [step tokens, query_heads, head_dim]; rows of out do not overlap
+  /// Requires  the step is appended in this layer; q . k within f32: a row with a product beyond it (1e19 times 1e19) is NaN
+  /// Effects   returns when done; allocates nothing. Complexity: operation::score, select and attend
   template <storage_scalar T>
   void attend(Executor const& on, int layer, heads_view<T const> q, heads_view<T> out) {
     expects(step_tokens_ > 0, "attend: plan a step first");
@@ -232,6 +237,9 @@ class cache {
   }
 
   /// Gives a sequence's memory back. Its id may be given out again. Ends a step that it was part of.
+  ///
+  /// Effects  host bookkeeping only; the sequence's bytes are not cleared
+  /// Errors   precondition_error for an id that is not in use, or one of an open step
   void free(sequence_id id) {
     expects(number(id) >= 0 && number(id) < limits_.sequences && sequences_[std::size_t(number(id))].phase != phase::free, "free: no such sequence");
     if (std::any_of(steps_.begin(), steps_.end(), [&](sequence_step const& step) { return step.slot == number(id); })) {
@@ -266,7 +274,10 @@ class cache {
   memory_usage usage(sequence_id id) const {
     sequence const& s = at(id);
     i64 const token = map_.shape.kv_heads * 2 * i64(Scheme::head_dim) * i64(sizeof(typename Scheme::near_scalar));
-    i64 const near = s.length - s.sealed * Scheme::block_tokens, generated = std::min(near, s.length - s.prompt_tokens);
+    i64 const near = s.length - s.sealed * Scheme::block_tokens;
+    // Where generated tokens seal, the last ones are the window; where they stay for good, the window is the prompt's.
+    i64 const beyond_window = Scheme::keeps_generated ? near : std::max<i64>(0, near - map_.sinks - budget_.window);
+    i64 const generated = std::min(beyond_window, s.length - s.prompt_tokens);
     return {.summary = map_.shape.kv_heads * ceil_div(s.sealed, map_type::tile_blocks) * map_.tile() + map_.state_sequence(),
             .always_near = (near - generated) * token,
             .generated = generated * token,
@@ -369,8 +380,8 @@ class cache {
     while (s.pages > kept) free_pages_.push_back(page_table_[std::size_t(slot * pages_per_sequence() + --s.pages)]);
   }
   layer_memory<Scheme> memory(int layer) {
-    return {layout_, tier_.data(layer), summaries_.data() + layer * pages_ * map_.summary_page(),
-            near_.data() + layer * limits_.sequences * map_.near_sequence(), state_.data() + layer * limits_.sequences * map_.state_sequence()};
+    return {layout_, tier_.data(layer), summaries_.data() + i64{layer} * pages_ * map_.summary_page(),
+            near_.data() + i64{layer} * limits_.sequences * map_.near_sequence(), state_.data() + i64{layer} * limits_.sequences * map_.state_sequence()};
   }
   std::byte* workspace() { return reinterpret_cast<std::byte*>(round_up(reinterpret_cast<i64>(workspace_.data()), 64)); }
 
@@ -397,10 +408,17 @@ class cache {
       layers.push_back({memory(layer), k, v});
     }
     std::vector<float> scratch(std::size_t(on.workers() * operation::prompt_scratch_floats<Scheme, T>(tokens)));
+    struct page_guard {  // gives the pages back where the executor's threads throw
+      cache& of;
+      sequence& s;
+      i64 slot, kept;
+      ~page_guard() { of.give_pages(s, slot, kept); }
+    } guard{*this, s, slot, 0};
     take_pages(s, slot, ceil_div(sealed, map_type::page_blocks));
     sequence_step const step{.slot = slot, .pages = pages(slot), .sealed = sealed, .length = tokens};
     seal_prompt<Scheme, T>(on, map_, row_view<prompt_layer<Scheme, T> const>{layers.data(), i64(layers.size())}, step,
                            row_view<float>{scratch.data(), i64(scratch.size())});
+    guard.kept = s.pages;
   }
   template <class T>
   std::array<heads_view<T>, 2> staged(prompt_staging<T> s, int layer, i64 tokens) const {

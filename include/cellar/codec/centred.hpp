@@ -74,13 +74,14 @@ struct block_mean {
 template <class Codec, class Center>
 struct centred;
 
-/// What `Codec` stores finitely, of a difference.
+/// What `Codec` stores finitely when a mean is taken of it and subtracted: a turned mean has up to sqrt(2) times the largest channel, and the
+/// difference up to twice that.
 template <class Codec>
-CELLAR_HD constexpr float largest_difference(i64 channels) {
+CELLAR_HD constexpr float largest_centred(i64 channels) {
   if constexpr (requires { Codec{}.largest(channels); })
-    return Codec{}.largest(channels);
+    return Codec{}.largest(channels) / 4 < largest_summand ? Codec{}.largest(channels) / 4 : largest_summand;
   else
-    return cellar::largest<float>;
+    return largest_summand;
 }
 
 /// Any codec, for rows minus their centre: the mean key before rotary embedding, turned to each row's position.
@@ -100,9 +101,7 @@ struct centred<Codec, rotated_mean> {
   rotated_mean center;
 
   CELLAR_HD constexpr row_bytes bytes(i64 channels) const { return base.bytes(channels); }
-  CELLAR_HD constexpr float largest(i64 channels) const {
-    return largest_difference<Codec>(channels) / 4;
-  }  // a turned mean has up to sqrt(2) times the largest channel
+  CELLAR_HD constexpr float largest(i64 channels) const { return largest_centred<Codec>(channels); }
   CELLAR_HD i64 state_bytes(i64 channels) const { return center.state_bytes(channels); }
   CELLAR_HD centred with(rotary const& r) const { return {base, center.with(r)}; }
   CELLAR_HD centred bind(std::byte const* state) const { return {base, center.bind(state)}; }
@@ -151,7 +150,7 @@ struct centred<Codec, block_mean<Tokens>> {
 
   Codec base;
 
-  CELLAR_HD constexpr float largest(i64 channels) const { return largest_difference<Codec>(channels) / 4; }
+  CELLAR_HD constexpr float largest(i64 channels) const { return largest_centred<Codec>(channels); }
   CELLAR_HD constexpr row_bytes bytes(i64 channels) const {
     row_bytes const one = base.bytes(channels);
     return {Tokens * one.codes, Tokens * one.scales + channels * i64(sizeof(bf16))};

@@ -68,6 +68,9 @@ inline constexpr float largest = std::is_same_v<T, float>  ? 0x1.fffffep+127f
                                  : std::is_same_v<T, bf16> ? 0x1.fep+127f
                                                            : 65504.0f;
 
+/// Numbers up to this have a finite f32 sum over the tokens of any block (65536 of them).
+inline constexpr float largest_summand = 0x1p111f;
+
 CELLAR_HD inline bool is_finite(float x) { return (bit_cast<std::uint32_t>(x) & 0x7f800000u) != 0x7f800000u; }
 
 /// exp on the softmax range. At most 2 ulp for x in [-87, 0]; 0 at and below -104, -infinity included.

@@ -55,7 +55,7 @@ struct heads_view {
   CELLAR_HD operator heads_view<T const>() const requires(!std::is_const_v<T>) { return {data, tokens, heads, head_dim, token_stride, head_stride}; }
 };
 
-/// True for a view of rows that do not lie on one another, of that many heads and channels.
+/// True for a view of that many heads and channels whose strides are not zero where there are several rows.
 template <class T>
 CELLAR_HD bool is_rows_of(heads_view<T> x, int heads, int head_dim) {
   return x.data && x.tokens > 0 && x.heads == heads && x.head_dim == head_dim && (x.tokens == 1 || x.token_stride != 0) && (heads == 1 || x.head_stride != 0);

@@ -103,6 +103,8 @@ void append_tokens(executor const& on, memory_map<S> const& map, layer_memory<S>
 
 /// Seals a prompt in all its layers: trains what learns, seals `sealed` blocks, and copies sinks and tail near.
 ///
+/// Blocks are coded from the rows as given; blocks that seal while decoding (append_tokens) from near memory, that is, rounded to near_scalar.
+///
 /// Shapes      scratch [workers, prompt_scratch_floats<S, T>(length)]
 /// Requires    step: slot, pages, sealed and length; finite rows
 /// Effects     writes near memory, state, tiles and far planes of that sequence; layers and KV heads run in parallel; allocates nothing

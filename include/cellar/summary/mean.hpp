@@ -13,7 +13,7 @@ struct mean {
   static constexpr bool is_upper_bound = false;
   static constexpr int tile_blocks = 16;
 
-  CELLAR_HD constexpr float largest(i64) const { return cellar::largest<Scalar>; }
+  CELLAR_HD constexpr float largest(i64) const { return cellar::largest<Scalar> < largest_summand ? cellar::largest<Scalar> : largest_summand; }
   CELLAR_HD i64 tile_bytes(i64 head_dim) const { return tile_blocks * head_dim * i64(sizeof(Scalar)); }
   CELLAR_HD i64 scratch_bytes(i64) const { return 0; }
   CELLAR_HD i64 prepared_bytes(i64 queries, i64 head_dim) const { return queries * head_dim * i64(sizeof(float)); }

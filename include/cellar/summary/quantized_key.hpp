@@ -47,8 +47,11 @@ struct quantized_key {
   int block_tokens = 1;
 
   // Forwarded to the codec where it learns, turns or knows positions.
-  CELLAR_HD constexpr float largest(i64 channels) const requires requires(Codec c) { c.largest(channels); }
-  { return codec.largest(channels); }
+  CELLAR_HD constexpr float largest(i64 channels) const {
+    float most = largest_summand;  // landmarks are means
+    if constexpr (requires { codec.largest(channels); }) most = codec.largest(channels) < most ? codec.largest(channels) : most;
+    return most;
+  }
   CELLAR_HD i64 state_bytes(i64 channels) const requires trained<Codec> { return codec.state_bytes(channels); }
   template <team Team, int D>
   requires trained<Codec> CELLAR_HD void train(Team& t, matrix_view<float const, D> keys, i64 first_position, std::byte* state) const {
