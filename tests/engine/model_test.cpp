@@ -48,28 +48,38 @@ std::vector<float> decoded(engine::model const& model, std::vector<int> const& t
 
 }  // namespace
 
-TEST_CASE("both models expect next what an independent forward pass expects, in prefill and in decoding") {
-  bool is_checked = false;
-  for (bool const is_qwen : {false, true}) {
-    char const* const path = std::getenv(is_qwen ? "CELLAR_TEST_MODEL_QWEN" : "CELLAR_TEST_MODEL_SMOLLM");
-    if (!path || !*path) continue;
-    is_checked = true;
-    engine::gguf_file const file(path);
-    engine::tokenizer const tokenizer(file);
-    engine::model const model(file, 2);
-    for (golden_model const& g : golden_models) {
-      auto const tokens = tokenizer.encode(g.text);
-      engine::staged_prompt staged;
-      auto const prefilled = model.prefill(tokens, staged), stepped = decoded(model, tokens, tokens.size() / 2);
-      for (auto const& logits : {prefilled, stepped})
-        for (auto const& next : is_qwen ? g.qwen : g.smollm) CHECK(log_probability(logits, next.token) == Approx(double(next.log_probability)).margin(2e-3));
-    }
-    engine::staged_prompt staged;
-    CHECK_THROWS_WITH(model.prefill({}, staged), contains("no tokens"));
-    int const unknown = model.config().vocabulary;
-    CHECK_THROWS_WITH(model.prefill({&unknown, 1}, staged), contains("not in the vocabulary"));
+namespace {
+
+void check_model(char const* variable, std::vector<golden_model::next> golden_model::*golden) {
+  char const* const path = std::getenv(variable);
+  if (!path || !*path) {
+    skip(std::string("no model: set ") + variable + " to a GGUF file");
+    return;
   }
-  if (!is_checked) skip("no model: set CELLAR_TEST_MODEL_SMOLLM or CELLAR_TEST_MODEL_QWEN to a GGUF file");
+  engine::gguf_file const file(path);
+  engine::tokenizer const tokenizer(file);
+  engine::model const model(file, 2);
+  for (golden_model const& g : golden_models) {
+    auto const tokens = tokenizer.encode(g.text);
+    engine::staged_prompt staged;
+    auto const prefilled = model.prefill(tokens, staged), stepped = decoded(model, tokens, tokens.size() / 2);
+    for (auto const& logits : {prefilled, stepped})
+      for (auto const& next : g.*golden) CHECK(log_probability(logits, next.token) == Approx(double(next.log_probability)).margin(2e-3));
+  }
+  engine::staged_prompt staged;
+  CHECK_THROWS_WITH(model.prefill({}, staged), contains("no tokens"));
+  int const unknown = model.config().vocabulary;
+  CHECK_THROWS_WITH(model.prefill({&unknown, 1}, staged), contains("not in the vocabulary"));
+}
+
+}  // namespace
+
+TEST_CASE("smollm expects next what an independent forward pass expects, in prefill and in decoding") {
+  check_model("CELLAR_TEST_MODEL_SMOLLM", &golden_model::smollm);
+}
+
+TEST_CASE("qwen expects next what an independent forward pass expects, in prefill and in decoding") {
+  check_model("CELLAR_TEST_MODEL_QWEN", &golden_model::qwen);
 }
 
 TEST_CASE("blocked causal attention equals the definition in double") {

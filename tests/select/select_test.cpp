@@ -110,6 +110,25 @@ TEST_CASE("reductions of a group agree with their definitions in double") {
     }
 }
 
+TEST_CASE("laws of reductions: the order of the rows does not matter, one row ranks as itself") {
+  random_numbers r(7);
+  auto const check = [&](auto const& reduction) {
+    std::vector<std::vector<float>> rows;
+    for (int h = 0; h < 5; ++h) rows.push_back(r.normals(100, 5));
+    auto const forward = reduced(reduction, rows, 100);
+    std::reverse(rows.begin(), rows.end());
+    auto const backward = reduced(reduction, rows, 100);
+    for (std::size_t b = 0; b < 100; ++b) REQUIRE(double(forward[b]) == Approx(double(backward[b])).margin(1e-5));  // five f32 terms of size 10
+    auto const alone = reduced(reduction, {rows[0]}, 100);
+    for (std::size_t a = 0; a < 100; ++a)
+      for (std::size_t b = 0; b < 100; ++b)
+        if (double(rows[0][a]) > double(rows[0][b]) + 1e-5) REQUIRE(alone[a] > alone[b]);
+  };
+  check(select::max_of_softmaxes{});
+  check(select::sum_of_logits{});
+  check(select::mean_query{});
+}
+
 TEST_CASE("max_of_softmaxes ranks what a softmax in f32 would round to zero") {
   // weights e^-200 and e^-201: both are 0 in f32, their order is not lost here
   auto const out = reduced(select::max_of_softmaxes{}, {{0, -201, -200}}, 3);

@@ -170,7 +170,8 @@ TEST_CASE("quantized_key scores q . (centre + decoded landmark)") {
             expected += double(queries[h * d + c]) * (center[c] + double(decoded[c]));
             terms += std::abs(double(queries[h * d + c])) * (std::abs(center[c]) + std::abs(double(decoded[c])));
           }
-          // A landmark that rounds to another code by the order of f32 sums is off by a code: rare, so the bound is of rounding, for nearly all.
+          // Rounding of f32 sums of d terms and of f32 angles. With these inputs no landmark lies so near the middle of two codes that the order of a
+          // sum decides between them: it would be off by a code.
           double const difference = std::abs(double(s.logits[h][std::size_t(b)]) - expected);
           if (difference > 2e-5 * terms + 1e-5) FAIL("block " << b << ": " << s.logits[h][std::size_t(b)] << " for " << expected);
         }
