@@ -40,7 +40,7 @@ MUTATIONS = [
     ("summary/quantized_key.hpp", "lane = first_lane + b,", "lane = b,", "summary/summary_test.cpp"),
     ("summary/quantized_key.hpp", "-double(lane) * block_tokens", "-double(lane)", "summary/summary_test.cpp"),
     ("summary/quantized_key.hpp", "dot<D>(turned + lane * D, middle)", "dot<D>(turned, middle)", "summary/summary_test.cpp"),
-    ("summary/quantized_key.hpp", "row[lane] += share;", "", "summary/summary_test.cpp"),
+    ("summary/quantized_key.hpp", "row[lane] += share;", "row[lane] += 0;", "summary/summary_test.cpp"),
     # reduce, select
     ("select/reduce.hpp", "row[b] != row[b] ? row[b] - log_sum", "row[b] != row[b] ? row[b]", "select/select_test.cpp"),
     ("select/reduce.hpp", "x > out[b] || out[b] != out[b] ? x : out[b]", "x < out[b] || out[b] != out[b] ? x : out[b]", "select/select_test.cpp"),
@@ -72,7 +72,7 @@ MUTATIONS = [
     ("host/attend.hpp", "to_float(q.row(step.first_row + i, kv_head * group + h)[c])", "to_float(q.row(step.first_row + i, h)[c])", "cache/attend_test.cpp"),
     ("host/attend.hpp", "to[i] = logical_block{-1};", ";", "operation/engine_owned_test.cpp"),
     ("host/attend.hpp", "worker * sizes.worker_bytes();\n    std::byte* const scratch", "0;\n    std::byte* const scratch", "cache/attend_test.cpp"),
-    ("host/executor.hpp", "if (!pool_ || items <= 1)", "if (!pool_ || items <= 2)", "host/executor_test.cpp"),
+    ("host/executor.hpp", "f(context, item, worker); });", "f(context, item, 0 * worker); });", "host/executor_test.cpp"),
     ("host/thread_pool.hpp", "if (!failure_) failure_ = std::current_exception();", "", "host/executor_test.cpp"),
     # the cache's bookkeeping
     ("cache/cache.hpp", "std::max(budget_.window, new_tokens)", "budget_.window", "cache/contract_test.cpp"),

@@ -148,6 +148,13 @@ TEST_CASE("quantized_key scores q . (centre + decoded landmark)") {
     // landmarks: what is left of the mean key without the mean centre, coded and decoded by the codec itself, which has its own test
     auto const check = [&](auto summary, auto base, auto const& center_of) {
       auto const s = score<d>(summary, keys, block_tokens, queries, std::int64_t{1} << 40);
+      for (std::int64_t const run : {1, 3}) {
+        auto const in_runs = score<d>(summary, keys, block_tokens, queries, run);
+        if (!summary.stores_mean) REQUIRE(in_runs.tiles == s.tiles);
+        if (summary.stores_mean)  // another centre, that of the first run; what is coded exactly is the same key
+          for (std::size_t h = 0; h < 3; ++h)
+            for (std::size_t b = 0; b < std::size_t(blocks); ++b) REQUIRE(in_runs.logits[h][b] == Approx(s.logits[h][b]).margin(2e-6 * d * 10));
+      }
       for (std::int64_t b = 0; b < blocks; ++b) {
         std::vector<double> center(d, 0.0);
         std::vector<float> landmark(d), decoded(d);

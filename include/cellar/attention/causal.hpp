@@ -1,7 +1,7 @@
 #pragma once
 #include "cellar/attention/concept.hpp"
 
-namespace cellar::attention {
+namespace cellar::inline CELLAR_ABI::attention {
 
 /// A query sees the keys up to its own position.
 struct causal {
@@ -10,4 +10,4 @@ struct causal {
 };
 static_assert(attention_variant<causal>);
 
-}  // namespace cellar::attention
+}  // namespace cellar::inline CELLAR_ABI::attention

@@ -7,7 +7,7 @@
 ///
 /// Laws
 ///   logit and visible are pure; positions are absolute, logits come times the softmax scale
-namespace cellar {
+namespace cellar::inline CELLAR_ABI {
 
 template <class A>
 concept attention_variant = std::semiregular<A> && requires(A const& a, float logit, i64 q_position, i64 k_position) {
@@ -15,4 +15,4 @@ concept attention_variant = std::semiregular<A> && requires(A const& a, float lo
   { a.visible(q_position, k_position) } -> std::same_as<bool>;
 };
 
-}  // namespace cellar
+}  // namespace cellar::inline CELLAR_ABI

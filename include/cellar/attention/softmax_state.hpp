@@ -1,7 +1,7 @@
 #pragma once
 #include "cellar/core/math.hpp"
 
-namespace cellar::attention {
+namespace cellar::inline CELLAR_ABI::attention {
 
 /// Softmax-weighted values over some of the keys: with l = sum of exp(logit - m), o = sum of exp(logit - m) * value.
 ///
@@ -35,4 +35,4 @@ CELLAR_HD inline void merge(softmax_state& state, float* o, softmax_state other,
   for (int c = 0; c < channels; ++c) o[c] += weight * p[c];
 }
 
-}  // namespace cellar::attention
+}  // namespace cellar::inline CELLAR_ABI::attention

@@ -9,11 +9,11 @@
 #include "cellar/core/statistics.hpp"
 #include "cellar/operation/workspace.hpp"
 
-namespace cellar::host {
+namespace cellar::inline CELLAR_ABI::host {
 class executor;
 }
 
-namespace cellar {
+namespace cellar::inline CELLAR_ABI {
 
 /// Exact keys and values of a prompt while it is being filled, in memory of the caller's: [layers, capacity, kv_heads, head_dim], packed.
 /// The engine's own dense prefill attends to them. The first `filled` tokens are already there.
@@ -466,4 +466,4 @@ class cache {
   statistics* observer_ = nullptr;
 };
 
-}  // namespace cellar
+}  // namespace cellar::inline CELLAR_ABI

@@ -3,7 +3,7 @@
 #include "cellar/codec/identity.hpp"
 #include "cellar/core/rotary.hpp"
 
-namespace cellar::codec {
+namespace cellar::inline CELLAR_ABI::codec {
 
 /// Centre: the mean key before rotary embedding, turned to each position. For models whose keys carry a bias (Qwen2): the keys are a large
 /// constant plus a small signal, and a code of few bits would spend its range on the constant.
@@ -195,4 +195,4 @@ static_assert(row_codec<centred<higgs<2, 256>, rotated_mean>> && trained<centred
               positional<centred<higgs<2, 256>, rotated_mean>> && rotary_aware<centred<higgs<2, 256>, rotated_mean>>);
 static_assert(row_codec<centred<identity<f16>, block_mean<16>>> && centred_codec<centred<identity<f16>, block_mean<16>>>);
 
-}  // namespace cellar::codec
+}  // namespace cellar::inline CELLAR_ABI::codec

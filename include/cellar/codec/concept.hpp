@@ -15,7 +15,7 @@
 ///   both are bodies over a team: every member calls them with the same arguments; rows are independent; no shared memory is taken
 ///   a codec that cannot hold every finite f32 has largest(channels): rows whose channels are at most that large stay finite
 ///   token_group divides the scheme's block
-namespace cellar {
+namespace cellar::inline CELLAR_ABI {
 
 /// Stored size of one row group.
 struct row_bytes {
@@ -115,4 +115,4 @@ CELLAR_HD void store(std::byte* to, T x) {
 }
 
 }  // namespace detail
-}  // namespace cellar
+}  // namespace cellar::inline CELLAR_ABI

@@ -3,7 +3,7 @@
 
 #include "cellar/core/math.hpp"
 
-namespace cellar::codec {
+namespace cellar::inline CELLAR_ABI::codec {
 
 inline constexpr int max_channels = 256;
 
@@ -31,4 +31,4 @@ CELLAR_HD constexpr float random_sign(std::uint32_t seed, int i) {
   return (x ^ x >> 16) & 1u ? -1.0f : 1.0f;
 }
 
-}  // namespace cellar::codec
+}  // namespace cellar::inline CELLAR_ABI::codec

@@ -5,7 +5,7 @@
 #include "cellar/codec/hadamard.hpp"
 #include "cellar/codec/higgs_grids.hpp"
 
-namespace cellar::codec {
+namespace cellar::inline CELLAR_ABI::codec {
 
 /// HIGGS: a Hadamard rotation, one scale a row, and the nearest point of a grid optimal for the normal distribution.
 ///
@@ -140,4 +140,4 @@ struct higgs {
 };
 static_assert(code_scorer<higgs<4, 256>> && code_scorer<higgs<2, 16>> && code_scorer<higgs<2, 256, 1>>);
 
-}  // namespace cellar::codec
+}  // namespace cellar::inline CELLAR_ABI::codec

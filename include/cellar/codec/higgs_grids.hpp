@@ -1,6 +1,6 @@
 #pragma once
 
-namespace cellar::codec {
+namespace cellar::inline CELLAR_ABI::codec {
 
 /// Points that are optimal for normal vectors, [Points][Dimension]. Computed by examples/train_higgs_grid.cpp.
 template <int Dimension, int Points>
@@ -162,4 +162,4 @@ struct higgs_grid<2, 256> {
 
 // clang-format on
 
-}  // namespace cellar::codec
+}  // namespace cellar::inline CELLAR_ABI::codec

@@ -1,7 +1,7 @@
 #pragma once
 #include "cellar/codec/concept.hpp"
 
-namespace cellar::codec {
+namespace cellar::inline CELLAR_ABI::codec {
 
 /// Rows as they are, in f32, f16 or bf16: exact for values of that type, else rounded to nearest even.
 ///
@@ -44,4 +44,4 @@ struct identity {
 };
 static_assert(code_scorer<identity<float>> && code_scorer<identity<f16>> && code_scorer<identity<bf16>>);
 
-}  // namespace cellar::codec
+}  // namespace cellar::inline CELLAR_ABI::codec

@@ -4,6 +4,14 @@
 #define CELLAR_VERSION_MINOR 1
 #define CELLAR_VERSION_PATCH 0
 
+/// The inline namespace of everything: users do not write it. Translation units of another version, or of flags that change code, get symbols of their
+/// own, so that they may meet in one program.
+#ifdef __cpp_exceptions
+#define CELLAR_ABI v0_1
+#else
+#define CELLAR_ABI v0_1_without_exceptions
+#endif
+
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
 #error "cellar: NaN and infinity have meaning here; compile without -ffast-math, or add -fno-fast-math"
 #endif

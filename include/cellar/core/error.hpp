@@ -5,17 +5,19 @@
 
 #include "cellar/core/config.hpp"
 
+#ifndef __cpp_exceptions
 namespace cellar {
+/// Declared here, defined by the integrator: receives every error of a build without exceptions, and must not return.
+[[noreturn]] void on_error(char const* message);
+}  // namespace cellar
+#endif
+
+namespace cellar::inline CELLAR_ABI {
 
 /// A caller's mistake, found before anything has changed. The message names the mistake and the remedy.
 struct precondition_error : std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
-
-#ifndef __cpp_exceptions
-/// Declared here, defined by the integrator: receives every error of a build without exceptions, and must not return.
-[[noreturn]] void on_error(char const* message);
-#endif
 
 namespace detail {
 
@@ -39,4 +41,4 @@ inline void expects(bool condition, char const* message, char const* file = __bu
     detail::raise(precondition_error(std::string(message) + " (" + file + ":" + std::to_string(line) + ")"));
 }
 
-}  // namespace cellar
+}  // namespace cellar::inline CELLAR_ABI

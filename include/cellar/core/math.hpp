@@ -8,7 +8,7 @@
 #include "cellar/core/config.hpp"
 
 /// Scalars and the few instructions that differ between host and device: the only file that names __CUDA_ARCH__.
-namespace cellar {
+namespace cellar::inline CELLAR_ABI {
 
 using i64 = std::int64_t;
 
@@ -126,4 +126,4 @@ CELLAR_HD float dot(float const* a, float const* b) {
 CELLAR_HD constexpr i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
 CELLAR_HD constexpr i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
 
-}  // namespace cellar
+}  // namespace cellar::inline CELLAR_ABI

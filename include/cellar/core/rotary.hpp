@@ -1,7 +1,7 @@
 #pragma once
 #include "cellar/core/types.hpp"
 
-namespace cellar {
+namespace cellar::inline CELLAR_ABI {
 
 /// y = x turned to `position`: pair i by position * inverse_frequencies[i]. A negative position turns back. x and y may be the same.
 ///
@@ -20,4 +20,4 @@ CELLAR_HD inline void rotate(rotary const& r, float const* x, double position, f
   }
 }
 
-}  // namespace cellar
+}  // namespace cellar::inline CELLAR_ABI

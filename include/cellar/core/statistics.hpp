@@ -1,7 +1,7 @@
 #pragma once
 #include "cellar/core/math.hpp"
 
-namespace cellar {
+namespace cellar::inline CELLAR_ABI {
 
 /// What attend calls did, summed over them. Collected only when a cache is given one to fill.
 ///
@@ -16,4 +16,4 @@ struct statistics {
   } seconds;
 };
 
-}  // namespace cellar
+}  // namespace cellar::inline CELLAR_ABI

@@ -16,7 +16,7 @@
 ///   sync                           orders memory among members; so do reduce and scan of the team. Warp shuffles and ballots do not: warp().sync() does
 ///   shared<T>(n)                   the same n on every member, contents undefined, alive until the body ends
 ///   copy_async                     16 bytes, both addresses 16-aligned; visible to the caller after wait_async, to others after a further sync
-namespace cellar {
+namespace cellar::inline CELLAR_ABI {
 
 template <int N>
 using lanes_t = std::integral_constant<int, N>;
@@ -126,4 +126,4 @@ class serial_team {
 };
 static_assert(team<serial_team>);
 
-}  // namespace cellar
+}  // namespace cellar::inline CELLAR_ABI

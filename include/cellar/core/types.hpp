@@ -5,7 +5,7 @@
 #include "cellar/core/view.hpp"
 
 /// The vocabulary: strong ids, the model's shape, capacities and budgets.
-namespace cellar {
+namespace cellar::inline CELLAR_ABI {
 
 // Ids of different kinds do not mix. Logical ones count within a sequence, physical ones name memory.
 enum class sequence_id : std::int32_t {};
@@ -79,4 +79,4 @@ inline void validate(model_shape const& s) {
   if (s.rotary.is_set()) expects(s.rotary.inverse_frequencies.count == s.head_dim / 2, "model_shape: rotary needs head_dim / 2 inverse frequencies");
 }
 
-}  // namespace cellar
+}  // namespace cellar::inline CELLAR_ABI

@@ -5,7 +5,7 @@
 #include "cellar/core/math.hpp"
 
 /// Non-owning views. All are trivially copyable, all strides are 64-bit element counts.
-namespace cellar {
+namespace cellar::inline CELLAR_ABI {
 
 inline constexpr int dynamic = -1;
 
@@ -67,4 +67,4 @@ CELLAR_HD heads_view<T> packed_heads(T* data, i64 tokens, int heads, int head_di
   return {data, tokens, heads, head_dim, i64(heads) * head_dim, head_dim};
 }
 
-}  // namespace cellar
+}  // namespace cellar::inline CELLAR_ABI

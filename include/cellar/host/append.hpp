@@ -7,7 +7,7 @@
 #include "cellar/operation/seal.hpp"
 #include "cellar/operation/workspace.hpp"
 
-namespace cellar::host {
+namespace cellar::inline CELLAR_ABI::host {
 
 namespace detail {
 
@@ -156,4 +156,4 @@ void seal_prompt(executor const& on, memory_map<S> const& map, row_view<prompt_l
   });
 }
 
-}  // namespace cellar::host
+}  // namespace cellar::inline CELLAR_ABI::host

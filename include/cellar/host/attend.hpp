@@ -6,7 +6,7 @@
 #include "cellar/host/append.hpp"
 #include "cellar/operation/workspace.hpp"
 
-namespace cellar::host {
+namespace cellar::inline CELLAR_ABI::host {
 
 namespace detail {
 
@@ -134,4 +134,4 @@ void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
   });
 }
 
-}  // namespace cellar::host
+}  // namespace cellar::inline CELLAR_ABI::host

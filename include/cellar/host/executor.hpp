@@ -5,7 +5,7 @@
 #include "cellar/core/error.hpp"
 #include "cellar/core/types.hpp"
 
-namespace cellar::host {
+namespace cellar::inline CELLAR_ABI::host {
 
 /// Threads that the caller owns: an engine's own pool models this with two members.
 ///
@@ -54,4 +54,4 @@ class executor {
   void (*run_)(void*, i64, call*, void*) = nullptr;
 };
 
-}  // namespace cellar::host
+}  // namespace cellar::inline CELLAR_ABI::host

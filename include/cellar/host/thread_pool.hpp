@@ -10,7 +10,7 @@
 
 #include "cellar/host/executor.hpp"
 
-namespace cellar::host {
+namespace cellar::inline CELLAR_ABI::host {
 
 /// A plain pool for programs that have none: threads - 1 threads and the caller share the items of a run. One run at a time.
 ///
@@ -114,4 +114,4 @@ class thread_pool {
 };
 static_assert(thread_pool_like<thread_pool>);
 
-}  // namespace cellar::host
+}  // namespace cellar::inline CELLAR_ABI::host

@@ -19,7 +19,7 @@
 ///   rows of different (plane, block, head, row) do not overlap, and all lie within [0, bytes())
 ///   is_run_contiguous  the planes of one (block, head) fill one run of slice_bytes() bytes without gaps
 ///   offsets are 64-bit; no alignment is promised beyond what the row sizes give
-namespace cellar {
+namespace cellar::inline CELLAR_ABI {
 
 enum class plane : int { keys, values, key_scales, value_scales };
 inline constexpr int plane_count = 4;
@@ -52,4 +52,4 @@ concept physical_layout = kv_layout<L> && std::same_as<typename L::block_id, phy
   L{g, blocks};
 };
 
-}  // namespace cellar
+}  // namespace cellar::inline CELLAR_ABI

@@ -2,7 +2,7 @@
 #include "cellar/layout/concept.hpp"
 #include "cellar/layout/tile_major.hpp"
 
-namespace cellar::layout {
+namespace cellar::inline CELLAR_ABI::layout {
 
 /// One sequence's logical blocks through its page table, over any physical layout. A page is page_blocks consecutive blocks.
 template <kv_layout Physical>
@@ -24,4 +24,4 @@ struct paged {
 
 static_assert(kv_layout<paged<tile_major>>);
 
-}  // namespace cellar::layout
+}  // namespace cellar::inline CELLAR_ABI::layout

@@ -1,7 +1,7 @@
 #pragma once
 #include "cellar/layout/concept.hpp"
 
-namespace cellar::layout {
+namespace cellar::inline CELLAR_ABI::layout {
 
 /// Block, head, plane, row: everything of one (block, head) is one run, so one fetch is one copy.
 struct tile_major {
@@ -21,4 +21,4 @@ struct tile_major {
 };
 static_assert(physical_layout<tile_major>);
 
-}  // namespace cellar::layout
+}  // namespace cellar::inline CELLAR_ABI::layout

@@ -1,7 +1,7 @@
 #pragma once
 #include "cellar/layout/concept.hpp"
 
-namespace cellar::layout {
+namespace cellar::inline CELLAR_ABI::layout {
 
 /// Plane, block, row, head: each plane is [tokens, heads, channels], the order in which most engines hold keys and values.
 struct token_major {
@@ -22,4 +22,4 @@ struct token_major {
 };
 static_assert(physical_layout<token_major>);
 
-}  // namespace cellar::layout
+}  // namespace cellar::inline CELLAR_ABI::layout

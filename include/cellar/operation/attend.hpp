@@ -2,7 +2,7 @@
 #include "cellar/attention/softmax_state.hpp"
 #include "cellar/operation/memory.hpp"
 
-namespace cellar::operation {
+namespace cellar::inline CELLAR_ABI::operation {
 
 /// Keys and values are taken this many tokens at a time, counted from the first attended one: the split that makes results independent
 /// of threads and batch.
@@ -118,4 +118,4 @@ CELLAR_HD void attend(Team& t, sequence_view<S> const& from, int head, sequence_
   t.sync();
 }
 
-}  // namespace cellar::operation
+}  // namespace cellar::inline CELLAR_ABI::operation

@@ -9,7 +9,7 @@
 ///   where        near    far planes and near summaries, by page        near, a ring
 ///
 /// A page is page_blocks consecutive blocks of one sequence; one page id names its far planes and its summary tiles in every layer.
-namespace cellar {
+namespace cellar::inline CELLAR_ABI {
 
 /// Sizes of a scheme's memory for one model. All are bytes unless they say otherwise.
 template <offloading_scheme S>
@@ -142,4 +142,4 @@ constexpr float largest_stored(i64 channels) {
 template <offloading_scheme S>
 inline constexpr bool needs_rotary = rotary_aware<typename S::summary> || rotary_aware<typename S::key_codec> || rotary_aware<typename S::value_codec>;
 
-}  // namespace cellar
+}  // namespace cellar::inline CELLAR_ABI

@@ -1,7 +1,7 @@
 #pragma once
 #include "cellar/operation/memory.hpp"
 
-namespace cellar::operation {
+namespace cellar::inline CELLAR_ABI::operation {
 
 /// Scratch of `score` for one KV head, in bytes; every part is 16-byte aligned.
 template <offloading_scheme S>
@@ -59,4 +59,4 @@ CELLAR_HD row_view<float const> score(Team& t, sequence_view<S> const& from, int
   }
 }
 
-}  // namespace cellar::operation
+}  // namespace cellar::inline CELLAR_ABI::operation

@@ -1,7 +1,7 @@
 #pragma once
 #include "cellar/operation/memory.hpp"
 
-namespace cellar::operation {
+namespace cellar::inline CELLAR_ABI::operation {
 
 /// Seals consecutive blocks of one KV head: builds their summaries, encodes their keys and values into far memory.
 ///
@@ -53,4 +53,4 @@ CELLAR_HD void train_values(Team& t, sequence_view<S> const& to, int head, matri
   t.sync();
 }
 
-}  // namespace cellar::operation
+}  // namespace cellar::inline CELLAR_ABI::operation

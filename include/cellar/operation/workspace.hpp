@@ -4,7 +4,7 @@
 #include "cellar/operation/attend.hpp"
 #include "cellar/operation/score.hpp"
 
-namespace cellar::operation {
+namespace cellar::inline CELLAR_ABI::operation {
 
 /// Sizes of a decode step's scratch; all capacities, so that the step allocates nothing.
 template <offloading_scheme S>
@@ -62,4 +62,4 @@ i64 workspace_bytes(model_shape const& shape, limits const& l, budget const& b, 
   return workers * std::max(workspace_for<S>(shape, l, b).worker_bytes(), append_workspace_bytes<S>());
 }
 
-}  // namespace cellar::operation
+}  // namespace cellar::inline CELLAR_ABI::operation

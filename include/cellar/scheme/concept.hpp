@@ -15,7 +15,7 @@
 ///   near_scalar                 storage type of what stays near and exact: sinks, window, generated tokens
 ///   published                   the budget that the paper uses; a cache's caller may replace it
 ///   keeps_generated             generated tokens stay near for good, else they seal into blocks as they leave the window
-namespace cellar {
+namespace cellar::inline CELLAR_ABI {
 
 template <class S>
 concept has_sizes = (S::head_dim > 0) && (S::block_tokens > 0);
@@ -62,4 +62,4 @@ struct checked_scheme {
 };
 
 }  // namespace detail
-}  // namespace cellar
+}  // namespace cellar::inline CELLAR_ABI

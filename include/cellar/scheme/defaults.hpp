@@ -8,7 +8,7 @@
 #include "cellar/summary/none.hpp"
 #include "cellar/tier/host_memory.hpp"
 
-namespace cellar {
+namespace cellar::inline CELLAR_ABI {
 
 /// What a scheme has unless it says otherwise: everything exact in `Scalar`, 16-token blocks, all of them attended.
 ///
@@ -30,4 +30,4 @@ struct scheme_defaults {
   using tier = cellar::tier::host_memory;
 };
 
-}  // namespace cellar
+}  // namespace cellar::inline CELLAR_ABI

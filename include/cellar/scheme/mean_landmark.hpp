@@ -3,7 +3,7 @@
 #include "cellar/select/top_k.hpp"
 #include "cellar/summary/mean.hpp"
 
-namespace cellar::scheme {
+namespace cellar::inline CELLAR_ABI::scheme {
 
 /// Chunks of 8 tokens with their mean key as landmark, exact keys and values: ShadowKV's selection (arXiv:2410.21465) without its low-rank
 /// keys and outliers, which isolates what chunk landmarks cost.
@@ -17,4 +17,4 @@ struct mean_landmark : scheme_defaults<HeadDim, Scalar> {
 };
 static_assert(offloading_scheme<mean_landmark<128>>);
 
-}  // namespace cellar::scheme
+}  // namespace cellar::inline CELLAR_ABI::scheme

@@ -3,7 +3,7 @@
 #include "cellar/select/top_k.hpp"
 #include "cellar/summary/min_max.hpp"
 
-namespace cellar::scheme {
+namespace cellar::inline CELLAR_ABI::scheme {
 
 /// Pages of 16 tokens, bounded by the smallest and largest value of each key channel. Tang et al., arXiv:2406.10774.
 ///
@@ -16,4 +16,4 @@ struct quest : scheme_defaults<HeadDim, Scalar> {
 };
 static_assert(offloading_scheme<quest<128>>);
 
-}  // namespace cellar::scheme
+}  // namespace cellar::inline CELLAR_ABI::scheme

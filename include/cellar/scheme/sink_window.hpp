@@ -2,7 +2,7 @@
 #include "cellar/scheme/defaults.hpp"
 #include "cellar/select/none.hpp"
 
-namespace cellar::scheme {
+namespace cellar::inline CELLAR_ABI::scheme {
 
 /// Attention sinks and recent tokens only; everything between is never read. Xiao et al., arXiv:2309.17453.
 ///
@@ -14,4 +14,4 @@ struct sink_window : scheme_defaults<HeadDim, Scalar> {
 };
 static_assert(offloading_scheme<sink_window<128>>);
 
-}  // namespace cellar::scheme
+}  // namespace cellar::inline CELLAR_ABI::scheme

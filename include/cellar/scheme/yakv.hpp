@@ -4,7 +4,7 @@
 #include "cellar/select/top_k.hpp"
 #include "cellar/summary/quantized_key.hpp"
 
-namespace cellar::scheme {
+namespace cellar::inline CELLAR_ABI::scheme {
 
 /// A 2-bit landmark per token near, 4-bit keys and values far. arXiv:2604.08426.
 ///
@@ -22,4 +22,4 @@ struct yakv : scheme_defaults<HeadDim, Scalar> {
 };
 static_assert(block_summary<yakv<128>::summary> && offloading_scheme<yakv<128>>);
 
-}  // namespace cellar::scheme
+}  // namespace cellar::inline CELLAR_ABI::scheme

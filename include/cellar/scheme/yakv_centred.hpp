@@ -2,7 +2,7 @@
 #include "cellar/codec/centred.hpp"
 #include "cellar/scheme/yakv.hpp"
 
-namespace cellar::scheme {
+namespace cellar::inline CELLAR_ABI::scheme {
 
 /// Ours: yakv with keys and landmarks coded as differences from the mean key before rotary embedding, turned to each position. For models
 /// whose keys carry a bias (Qwen2). Needs `rotary` in the model's shape.
@@ -14,4 +14,4 @@ struct yakv_centred : yakv<HeadDim, Scalar> {
 };
 static_assert(block_summary<yakv_centred<128>::summary> && offloading_scheme<yakv_centred<128>>);
 
-}  // namespace cellar::scheme
+}  // namespace cellar::inline CELLAR_ABI::scheme

@@ -1,7 +1,7 @@
 #pragma once
 #include "cellar/select/concept.hpp"
 
-namespace cellar::select {
+namespace cellar::inline CELLAR_ABI::select {
 
 /// Every block, whatever the budget: dense attention.
 struct all {
@@ -20,4 +20,4 @@ struct all {
 };
 static_assert(block_selector<all>);
 
-}  // namespace cellar::select
+}  // namespace cellar::inline CELLAR_ABI::select

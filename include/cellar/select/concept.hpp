@@ -12,7 +12,7 @@
 ///   ids are ascending and unique, count <= max_selected(blocks); equal scores go to the lowest id; NaN ranks below every number
 ///   the result is a function of the scores alone: no team size, order or batch changes it
 ///   with_budget(k).max_selected(blocks) <= max(k, 0) unless the selector ignores budgets; k >= blocks selects every block that can be
-namespace cellar {
+namespace cellar::inline CELLAR_ABI {
 
 template <class R>
 concept group_reduction = std::semiregular<R> && requires(R const& r, serial_team& t, matrix_view<float const> rows, row_view<float> out) {
@@ -29,4 +29,4 @@ concept block_selector = std::semiregular<S> && requires(S const& s, serial_team
   { s(t, scores, ids) } -> std::same_as<i64>;        // the count, the same on every member; ids.count >= max_selected(scores.count)
 };
 
-}  // namespace cellar
+}  // namespace cellar::inline CELLAR_ABI

@@ -1,7 +1,7 @@
 #pragma once
 #include "cellar/select/concept.hpp"
 
-namespace cellar::select {
+namespace cellar::inline CELLAR_ABI::select {
 
 /// No block: only what is near is attended.
 struct none {
@@ -17,4 +17,4 @@ struct none {
 };
 static_assert(block_selector<none>);
 
-}  // namespace cellar::select
+}  // namespace cellar::inline CELLAR_ABI::select

@@ -2,7 +2,7 @@
 #include "cellar/select/concept.hpp"
 
 /// How the query rows of a group (its heads, times its query tokens) become one score per block.
-namespace cellar::select {
+namespace cellar::inline CELLAR_ABI::select {
 
 /// score = max over rows of softmax(row), ranked in the log domain in f32: no weight underflows and none ties by rounding.
 ///
@@ -71,4 +71,4 @@ struct mean_query {
 };
 static_assert(group_reduction<mean_query>);
 
-}  // namespace cellar::select
+}  // namespace cellar::inline CELLAR_ABI::select

@@ -1,7 +1,7 @@
 #pragma once
 #include "cellar/select/concept.hpp"
 
-namespace cellar::select {
+namespace cellar::inline CELLAR_ABI::select {
 
 /// The k blocks of highest score, exactly: ties go to the lowest id, NaN ranks lowest.
 ///
@@ -87,4 +87,4 @@ struct top_k {
 };
 static_assert(block_selector<top_k>);
 
-}  // namespace cellar::select
+}  // namespace cellar::inline CELLAR_ABI::select

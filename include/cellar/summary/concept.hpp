@@ -19,7 +19,7 @@
 ///   is_upper_bound: that logit is at least q . k for every key k of the block
 ///   building a tile in one run or in several gives the same bytes (centres of block_mean: those of the first run)
 ///   bodies over a team; score_tile leaves its scratch free for the next call (it synchronises before it returns)
-namespace cellar {
+namespace cellar::inline CELLAR_ABI {
 
 /// The queries of one KV head after prepare, [count] records, and scratch shared by the team.
 template <class Byte, int HeadDim>
@@ -61,4 +61,4 @@ concept block_aware = requires(S const& s, int block_tokens) {
   { s.of_blocks(block_tokens) } -> std::same_as<S>;
 };
 
-}  // namespace cellar
+}  // namespace cellar::inline CELLAR_ABI

@@ -1,7 +1,7 @@
 #pragma once
 #include "cellar/summary/concept.hpp"
 
-namespace cellar::summary {
+namespace cellar::inline CELLAR_ABI::summary {
 
 /// The mean key of a block.
 ///
@@ -50,4 +50,4 @@ struct mean {
 };
 static_assert(block_summary<mean<>> && block_summary<mean<float>>);
 
-}  // namespace cellar::summary
+}  // namespace cellar::inline CELLAR_ABI::summary

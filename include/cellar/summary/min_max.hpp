@@ -1,7 +1,7 @@
 #pragma once
 #include "cellar/summary/concept.hpp"
 
-namespace cellar::summary {
+namespace cellar::inline CELLAR_ABI::summary {
 
 /// The smallest and the largest value of each channel over a block: a box around its keys.
 ///
@@ -78,4 +78,4 @@ struct min_max {
 };
 static_assert(block_summary<min_max<>> && block_summary<min_max<float>>);
 
-}  // namespace cellar::summary
+}  // namespace cellar::inline CELLAR_ABI::summary

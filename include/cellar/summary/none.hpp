@@ -1,7 +1,7 @@
 #pragma once
 #include "cellar/summary/concept.hpp"
 
-namespace cellar::summary {
+namespace cellar::inline CELLAR_ABI::summary {
 
 /// No summary: for selections that look at no score. Scores are zero.
 struct none {
@@ -24,4 +24,4 @@ struct none {
 };
 static_assert(block_summary<none>);
 
-}  // namespace cellar::summary
+}  // namespace cellar::inline CELLAR_ABI::summary

@@ -10,7 +10,7 @@
 ///   T(layers, bytes of a layer) allocates all of it, or throws and keeps nothing
 ///   bytes written are read back, in any order, until the tier is destroyed
 ///   is_directly_readable: data(layer) can be read in place, so a fetch is a view and copies nothing
-namespace cellar {
+namespace cellar::inline CELLAR_ABI {
 
 template <class T>
 concept block_tier = std::movable<T> && std::constructible_from<T, int, i64> && requires(T& t, T const& far, int layer) {
@@ -20,4 +20,4 @@ concept block_tier = std::movable<T> && std::constructible_from<T, int, i64> && 
   { t.data(layer) } -> std::same_as<std::byte*>;
 };
 
-}  // namespace cellar
+}  // namespace cellar::inline CELLAR_ABI

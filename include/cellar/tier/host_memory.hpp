@@ -5,7 +5,7 @@
 
 #include "cellar/tier/concept.hpp"
 
-namespace cellar::tier {
+namespace cellar::inline CELLAR_ABI::tier {
 
 /// Far bytes in host memory, one allocation a layer, read in place.
 ///
@@ -28,4 +28,4 @@ class host_memory {
 };
 static_assert(block_tier<host_memory>);
 
-}  // namespace cellar::tier
+}  // namespace cellar::inline CELLAR_ABI::tier
