@@ -35,7 +35,7 @@ add_build() {  # name, options of cmake
   cmake --build "$builds/$name" --parallel "$(jobs_by_memory 2)"
   echo "subdirs($name)" >>"$builds/CTestTestfile.cmake"
 }
-add_build plain -DCMAKE_BUILD_TYPE=Release
+add_build plain -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=-O2
 add_build address -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DCELLAR_SANITIZE=address,undefined -DCELLAR_BENCHMARKS=OFF
 add_build thread -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DCELLAR_SANITIZE=thread -DCELLAR_BENCHMARKS=OFF -DCELLAR_EXAMPLES=OFF
 ctest --test-dir "$builds" --output-on-failure --parallel "$(nproc)" "$@"

@@ -8,6 +8,8 @@
 #include "cellar/cellar.hpp"
 #include "random.hpp"
 
+inline constexpr double rounding = 5e-5;  ///< Of outputs: f32 sums and exp of a few hundred terms of size 1 to 4.
+
 /// A model's keys and values made of random numbers, and attention over them in double: what a cache is compared with.
 struct sequence_data {
   std::vector<float> keys, values;  // [layer][token][kv_head][head_dim], room for all tokens
