@@ -10,4 +10,4 @@ struct causal {
 };
 static_assert(attention_variant<causal>);
 
-}  // namespace cellar::inline CELLAR_ABI::attention
+}  // namespace cellar::attention

@@ -15,4 +15,4 @@ concept attention_variant = std::semiregular<A> && requires(A const& a, float lo
   { a.visible(q_position, k_position) } -> std::same_as<bool>;
 };
 
-}  // namespace cellar::inline CELLAR_ABI
+}  // namespace cellar

@@ -35,4 +35,4 @@ CELLAR_HD inline void merge(softmax_state& state, float* o, softmax_state other,
   for (int c = 0; c < channels; ++c) o[c] += weight * p[c];
 }
 
-}  // namespace cellar::inline CELLAR_ABI::attention
+}  // namespace cellar::attention

@@ -466,4 +466,4 @@ class cache {
   statistics* observer_ = nullptr;
 };
 
-}  // namespace cellar::inline CELLAR_ABI
+}  // namespace cellar

@@ -195,4 +195,4 @@ static_assert(row_codec<centred<higgs<2, 256>, rotated_mean>> && trained<centred
               positional<centred<higgs<2, 256>, rotated_mean>> && rotary_aware<centred<higgs<2, 256>, rotated_mean>>);
 static_assert(row_codec<centred<identity<f16>, block_mean<16>>> && centred_codec<centred<identity<f16>, block_mean<16>>>);
 
-}  // namespace cellar::inline CELLAR_ABI::codec
+}  // namespace cellar::codec

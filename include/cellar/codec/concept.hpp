@@ -115,4 +115,4 @@ CELLAR_HD void store(std::byte* to, T x) {
 }
 
 }  // namespace detail
-}  // namespace cellar::inline CELLAR_ABI
+}  // namespace cellar

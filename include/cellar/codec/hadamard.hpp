@@ -31,4 +31,4 @@ CELLAR_HD constexpr float random_sign(std::uint32_t seed, int i) {
   return (x ^ x >> 16) & 1u ? -1.0f : 1.0f;
 }
 
-}  // namespace cellar::inline CELLAR_ABI::codec
+}  // namespace cellar::codec

@@ -140,4 +140,4 @@ struct higgs {
 };
 static_assert(code_scorer<higgs<4, 256>> && code_scorer<higgs<2, 16>> && code_scorer<higgs<2, 256, 1>>);
 
-}  // namespace cellar::inline CELLAR_ABI::codec
+}  // namespace cellar::codec

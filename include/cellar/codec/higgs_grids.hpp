@@ -162,4 +162,4 @@ struct higgs_grid<2, 256> {
 
 // clang-format on
 
-}  // namespace cellar::inline CELLAR_ABI::codec
+}  // namespace cellar::codec

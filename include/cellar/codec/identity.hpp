@@ -44,4 +44,4 @@ struct identity {
 };
 static_assert(code_scorer<identity<float>> && code_scorer<identity<f16>> && code_scorer<identity<bf16>>);
 
-}  // namespace cellar::inline CELLAR_ABI::codec
+}  // namespace cellar::codec

@@ -41,4 +41,4 @@ inline void expects(bool condition, char const* message, char const* file = __bu
     detail::raise(precondition_error(std::string(message) + " (" + file + ":" + std::to_string(line) + ")"));
 }
 
-}  // namespace cellar::inline CELLAR_ABI
+}  // namespace cellar

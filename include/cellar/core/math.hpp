@@ -126,4 +126,4 @@ CELLAR_HD float dot(float const* a, float const* b) {
 CELLAR_HD constexpr i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
 CELLAR_HD constexpr i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
 
-}  // namespace cellar::inline CELLAR_ABI
+}  // namespace cellar

@@ -20,4 +20,4 @@ CELLAR_HD inline void rotate(rotary const& r, float const* x, double position, f
   }
 }
 
-}  // namespace cellar::inline CELLAR_ABI
+}  // namespace cellar

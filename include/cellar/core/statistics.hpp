@@ -16,4 +16,4 @@ struct statistics {
   } seconds;
 };
 
-}  // namespace cellar::inline CELLAR_ABI
+}  // namespace cellar

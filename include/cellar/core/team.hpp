@@ -126,4 +126,4 @@ class serial_team {
 };
 static_assert(team<serial_team>);
 
-}  // namespace cellar::inline CELLAR_ABI
+}  // namespace cellar

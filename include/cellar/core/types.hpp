@@ -79,4 +79,4 @@ inline void validate(model_shape const& s) {
   if (s.rotary.is_set()) expects(s.rotary.inverse_frequencies.count == s.head_dim / 2, "model_shape: rotary needs head_dim / 2 inverse frequencies");
 }
 
-}  // namespace cellar::inline CELLAR_ABI
+}  // namespace cellar

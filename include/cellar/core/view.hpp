@@ -67,4 +67,4 @@ CELLAR_HD heads_view<T> packed_heads(T* data, i64 tokens, int heads, int head_di
   return {data, tokens, heads, head_dim, i64(heads) * head_dim, head_dim};
 }
 
-}  // namespace cellar::inline CELLAR_ABI
+}  // namespace cellar

@@ -156,4 +156,4 @@ void seal_prompt(executor const& on, memory_map<S> const& map, row_view<prompt_l
   });
 }
 
-}  // namespace cellar::inline CELLAR_ABI::host
+}  // namespace cellar::host

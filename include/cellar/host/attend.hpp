@@ -134,4 +134,4 @@ void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
   });
 }
 
-}  // namespace cellar::inline CELLAR_ABI::host
+}  // namespace cellar::host

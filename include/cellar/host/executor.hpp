@@ -54,4 +54,4 @@ class executor {
   void (*run_)(void*, i64, call*, void*) = nullptr;
 };
 
-}  // namespace cellar::inline CELLAR_ABI::host
+}  // namespace cellar::host

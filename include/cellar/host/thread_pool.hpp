@@ -114,4 +114,4 @@ class thread_pool {
 };
 static_assert(thread_pool_like<thread_pool>);
 
-}  // namespace cellar::inline CELLAR_ABI::host
+}  // namespace cellar::host

@@ -52,4 +52,4 @@ concept physical_layout = kv_layout<L> && std::same_as<typename L::block_id, phy
   L{g, blocks};
 };
 
-}  // namespace cellar::inline CELLAR_ABI
+}  // namespace cellar

@@ -24,4 +24,4 @@ struct paged {
 
 static_assert(kv_layout<paged<tile_major>>);
 
-}  // namespace cellar::inline CELLAR_ABI::layout
+}  // namespace cellar::layout

@@ -21,4 +21,4 @@ struct tile_major {
 };
 static_assert(physical_layout<tile_major>);
 
-}  // namespace cellar::inline CELLAR_ABI::layout
+}  // namespace cellar::layout

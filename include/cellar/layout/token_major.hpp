@@ -22,4 +22,4 @@ struct token_major {
 };
 static_assert(physical_layout<token_major>);
 
-}  // namespace cellar::inline CELLAR_ABI::layout
+}  // namespace cellar::layout

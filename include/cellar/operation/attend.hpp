@@ -118,4 +118,4 @@ CELLAR_HD void attend(Team& t, sequence_view<S> const& from, int head, sequence_
   t.sync();
 }
 
-}  // namespace cellar::inline CELLAR_ABI::operation
+}  // namespace cellar::operation

@@ -142,4 +142,4 @@ constexpr float largest_stored(i64 channels) {
 template <offloading_scheme S>
 inline constexpr bool needs_rotary = rotary_aware<typename S::summary> || rotary_aware<typename S::key_codec> || rotary_aware<typename S::value_codec>;
 
-}  // namespace cellar::inline CELLAR_ABI
+}  // namespace cellar

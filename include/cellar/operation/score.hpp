@@ -59,4 +59,4 @@ CELLAR_HD row_view<float const> score(Team& t, sequence_view<S> const& from, int
   }
 }
 
-}  // namespace cellar::inline CELLAR_ABI::operation
+}  // namespace cellar::operation

@@ -53,4 +53,4 @@ CELLAR_HD void train_values(Team& t, sequence_view<S> const& to, int head, matri
   t.sync();
 }
 
-}  // namespace cellar::inline CELLAR_ABI::operation
+}  // namespace cellar::operation

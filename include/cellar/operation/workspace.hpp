@@ -62,4 +62,4 @@ i64 workspace_bytes(model_shape const& shape, limits const& l, budget const& b, 
   return workers * std::max(workspace_for<S>(shape, l, b).worker_bytes(), append_workspace_bytes<S>());
 }
 
-}  // namespace cellar::inline CELLAR_ABI::operation
+}  // namespace cellar::operation

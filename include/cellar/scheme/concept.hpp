@@ -62,4 +62,4 @@ struct checked_scheme {
 };
 
 }  // namespace detail
-}  // namespace cellar::inline CELLAR_ABI
+}  // namespace cellar

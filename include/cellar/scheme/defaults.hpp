@@ -30,4 +30,4 @@ struct scheme_defaults {
   using tier = cellar::tier::host_memory;
 };
 
-}  // namespace cellar::inline CELLAR_ABI
+}  // namespace cellar

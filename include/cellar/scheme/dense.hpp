@@ -8,4 +8,4 @@ template <int HeadDim, storage_scalar Scalar = bf16>
 struct dense : scheme_defaults<HeadDim, Scalar> {};
 static_assert(offloading_scheme<dense<128>>);
 
-}  // namespace cellar::inline CELLAR_ABI::scheme
+}  // namespace cellar::scheme

@@ -17,4 +17,4 @@ struct mean_landmark : scheme_defaults<HeadDim, Scalar> {
 };
 static_assert(offloading_scheme<mean_landmark<128>>);
 
-}  // namespace cellar::inline CELLAR_ABI::scheme
+}  // namespace cellar::scheme

@@ -16,4 +16,4 @@ struct quest : scheme_defaults<HeadDim, Scalar> {
 };
 static_assert(offloading_scheme<quest<128>>);
 
-}  // namespace cellar::inline CELLAR_ABI::scheme
+}  // namespace cellar::scheme

@@ -14,4 +14,4 @@ struct sink_window : scheme_defaults<HeadDim, Scalar> {
 };
 static_assert(offloading_scheme<sink_window<128>>);
 
-}  // namespace cellar::inline CELLAR_ABI::scheme
+}  // namespace cellar::scheme

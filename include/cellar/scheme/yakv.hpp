@@ -22,4 +22,4 @@ struct yakv : scheme_defaults<HeadDim, Scalar> {
 };
 static_assert(block_summary<yakv<128>::summary> && offloading_scheme<yakv<128>>);
 
-}  // namespace cellar::inline CELLAR_ABI::scheme
+}  // namespace cellar::scheme

@@ -14,4 +14,4 @@ struct yakv_centred : yakv<HeadDim, Scalar> {
 };
 static_assert(block_summary<yakv_centred<128>::summary> && offloading_scheme<yakv_centred<128>>);
 
-}  // namespace cellar::inline CELLAR_ABI::scheme
+}  // namespace cellar::scheme

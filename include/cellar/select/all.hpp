@@ -20,4 +20,4 @@ struct all {
 };
 static_assert(block_selector<all>);
 
-}  // namespace cellar::inline CELLAR_ABI::select
+}  // namespace cellar::select

@@ -29,4 +29,4 @@ concept block_selector = std::semiregular<S> && requires(S const& s, serial_team
   { s(t, scores, ids) } -> std::same_as<i64>;        // the count, the same on every member; ids.count >= max_selected(scores.count)
 };
 
-}  // namespace cellar::inline CELLAR_ABI
+}  // namespace cellar

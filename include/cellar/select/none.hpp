@@ -17,4 +17,4 @@ struct none {
 };
 static_assert(block_selector<none>);
 
-}  // namespace cellar::inline CELLAR_ABI::select
+}  // namespace cellar::select

@@ -71,4 +71,4 @@ struct mean_query {
 };
 static_assert(group_reduction<mean_query>);
 
-}  // namespace cellar::inline CELLAR_ABI::select
+}  // namespace cellar::select

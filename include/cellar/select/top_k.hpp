@@ -87,4 +87,4 @@ struct top_k {
 };
 static_assert(block_selector<top_k>);
 
-}  // namespace cellar::inline CELLAR_ABI::select
+}  // namespace cellar::select

@@ -61,4 +61,4 @@ concept block_aware = requires(S const& s, int block_tokens) {
   { s.of_blocks(block_tokens) } -> std::same_as<S>;
 };
 
-}  // namespace cellar::inline CELLAR_ABI
+}  // namespace cellar

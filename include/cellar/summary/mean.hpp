@@ -50,4 +50,4 @@ struct mean {
 };
 static_assert(block_summary<mean<>> && block_summary<mean<float>>);
 
-}  // namespace cellar::inline CELLAR_ABI::summary
+}  // namespace cellar::summary

@@ -78,4 +78,4 @@ struct min_max {
 };
 static_assert(block_summary<min_max<>> && block_summary<min_max<float>>);
 
-}  // namespace cellar::inline CELLAR_ABI::summary
+}  // namespace cellar::summary

@@ -24,4 +24,4 @@ struct none {
 };
 static_assert(block_summary<none>);
 
-}  // namespace cellar::inline CELLAR_ABI::summary
+}  // namespace cellar::summary

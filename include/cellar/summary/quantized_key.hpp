@@ -166,4 +166,4 @@ struct quantized_key {
 };
 // That it models block_summary is asserted with the codecs of named schemes (scheme/yakv.hpp, yakv_centred.hpp): a summary includes no codec.
 
-}  // namespace cellar::inline CELLAR_ABI::summary
+}  // namespace cellar::summary

@@ -20,4 +20,4 @@ concept block_tier = std::movable<T> && std::constructible_from<T, int, i64> && 
   { t.data(layer) } -> std::same_as<std::byte*>;
 };
 
-}  // namespace cellar::inline CELLAR_ABI
+}  // namespace cellar

@@ -28,4 +28,4 @@ class host_memory {
 };
 static_assert(block_tier<host_memory>);
 
-}  // namespace cellar::inline CELLAR_ABI::tier
+}  // namespace cellar::tier
