@@ -112,7 +112,7 @@ bool draw_plot(report const& r, std::filesystem::path const& svg) {
   std::string script = "set terminal svg size 900,600 background rgb 'white'\nset output " + quoted(svg.string()) +
                        "\nset logscale x 2\nset yrange [0:1.05]\nset grid\nunset key\n";
   script += "set offsets graph 0.05, graph 0.2, 0, 0\n";
-  script += "set xlabel 'near bytes per token and layer: summary, sinks, window and generated tokens (none for dense: all its bytes are far)'\n";
+  script += "set xlabel 'near bytes per token and layer: summary, sinks, window and generated tokens'\n";
   script += "set ylabel 'lookup accuracy, 95 % interval'\nset title " +
             quoted(r.task + ", " + std::to_string(r.documents) + " documents, budget " + number(100 * r.budget, 3) + " % of the prompt") + " noenhanced\n";
   script += "plot '-' using 1:2:3:4 with yerrorbars pt 7 lw 2, '-' using 1:2:3 with labels left offset 1,0.5 noenhanced\n";
