@@ -68,7 +68,7 @@ get_model() (
   if ! has_sha256 "$target" "$2"; then
     local scratch  # each step by itself: `set -e` has no effect in a function whose caller looks at its status
     mkdir -p "$(model_folder)" || exit 1
-    scratch=$(mktemp -d "$(model_folder)/download.XXXXXX") || exit 1
+    scratch=$(mktemp -d -p "$(model_folder)") || exit 1
     trap 'rm -rf "$scratch"' EXIT
     echo "Downloading $1" >&2
     download_packages "$scratch" "${@:4}" || exit 1
