@@ -2,6 +2,7 @@
 
 smollm_file=SmolLM2-135M-Instruct.Q4_1.gguf
 qwen_file=qwen2.5-coder-0.5b-instruct-q4_k_m.gguf
+gemma_file=gemma-3-270m-q4_k_m.gguf  # for tests only; nothing downloads it
 
 # The user's cache folder for models.
 model_folder() { echo "${XDG_CACHE_HOME:-$HOME/.cache}/cellar"; }

@@ -3,8 +3,8 @@
 #
 #   tests/run.sh [--only plain|address|thread] [further options of ctest]
 #
-# CXX chooses the compiler. CELLAR_TEST_MODEL_SMOLLM and CELLAR_TEST_MODEL_QWEN name model files; without them, and without those that examples/run.sh
-# keeps, the tests that need one skip.
+# CXX chooses the compiler. CELLAR_TEST_MODEL_SMOLLM, CELLAR_TEST_MODEL_QWEN and CELLAR_TEST_MODEL_GEMMA (gemma-3-270m-q4_k_m.gguf) name model files; without
+# them, and without those in the folder where examples/run.sh keeps its own, the tests that need one skip.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -17,11 +17,14 @@ fi
 # shellcheck source=examples/packages.sh
 source "$root/examples/packages.sh"
 need_packages g++ cmake ninja-build catch2 libpcre2-dev libopenblas-dev nlohmann-json3-dev libcli11-dev libbenchmark-dev gnuplot-nox clang clang-format clang-tidy
+# What only some distributions have: its tests skip without it.
+[[ -n $(apt-cache --quiet=2 search --names-only '^libdlpack-dev$' 2>/dev/null) ]] && need_packages libdlpack-dev
 choose_compiler
 
 models=$(model_folder)
 [[ -e $models/$smollm_file ]] && export CELLAR_TEST_MODEL_SMOLLM=${CELLAR_TEST_MODEL_SMOLLM:-$models/$smollm_file}
 [[ -e $models/$qwen_file ]] && export CELLAR_TEST_MODEL_QWEN=${CELLAR_TEST_MODEL_QWEN:-$models/$qwen_file}
+[[ -e $models/$gemma_file ]] && export CELLAR_TEST_MODEL_GEMMA=${CELLAR_TEST_MODEL_GEMMA:-$models/$gemma_file}
 
 # One ctest over all builds, so that one summary ends the run.
 builds=$root/build/tests

@@ -70,6 +70,7 @@ gguf_file::gguf_file(std::filesystem::path const& path) : path_(path) {
   if (mapped == MAP_FAILED) fail(is_file && status.st_size == 0 ? "it is empty" : "it is not a file that can be mapped");
   data_ = static_cast<std::byte const*>(mapped);
   size_ = std::uint64_t(status.st_size);
+  is_mapped_ = true;
   try {
     parse();
   } catch (...) {
@@ -78,7 +79,11 @@ gguf_file::gguf_file(std::filesystem::path const& path) : path_(path) {
   }
 }
 
-gguf_file::~gguf_file() { munmap(const_cast<std::byte*>(data_), size_); }
+gguf_file::gguf_file(std::span<std::byte const> bytes, std::string const& name) : path_(name), data_(bytes.data()), size_(bytes.size()) { parse(); }
+
+gguf_file::~gguf_file() {
+  if (is_mapped_) munmap(const_cast<std::byte*>(data_), size_);
+}
 
 void gguf_file::parse() {
   cursor at(*this);
@@ -115,11 +120,14 @@ void gguf_file::parse() {
   tensor_data_ = (at.position() + std::uint64_t(alignment) - 1) & ~(std::uint64_t(alignment) - 1);
   for (auto const& [name, info] : tensors_) {
     auto const facts = facts_of(info.type);
-    if (!facts) continue;  // refused when it is read
+    std::uint64_t elements = 1;
+    for (auto const n : info.shape) elements *= std::uint64_t(n);
+    if (!facts) {  // refused when it is read; no type has less than a bit for an element
+      if (elements / 8 > size_) fail("its tensor " + name + " lies beyond its end; it may be truncated");
+      continue;
+    }
     if (info.shape.back() % facts->elements != 0) fail("a row of its tensor " + name + " is not a whole number of blocks");
-    std::uint64_t blocks = 1;
-    for (auto const n : info.shape) blocks *= std::uint64_t(n);
-    blocks /= std::uint64_t(facts->elements);
+    std::uint64_t const blocks = elements / std::uint64_t(facts->elements);
     if (tensor_data_ > size_ || info.offset > size_ - tensor_data_ || blocks > (size_ - tensor_data_ - info.offset) / std::uint64_t(facts->bytes))
       fail("its tensor " + name + " lies beyond its end; it may be truncated");
   }
@@ -193,6 +201,12 @@ template std::vector<std::int64_t> gguf_file::get(std::string const&) const;
 template std::vector<double> gguf_file::get(std::string const&) const;
 template std::vector<std::string> gguf_file::get(std::string const&) const;
 
+std::vector<std::string> gguf_file::tensor_names() const {
+  std::vector<std::string> names;
+  for (auto const& [name, info] : tensors_) names.push_back(name);
+  return names;
+}
+
 gguf_file::tensor_info const& gguf_file::tensor(std::string const& name) const {
   auto const found = tensors_.find(name);
   if (found == tensors_.end()) fail("it has no tensor " + name);
@@ -211,7 +225,7 @@ std::vector<float> gguf_file::read(std::string const& name) const {
 void gguf_file::read_rows(std::string const& name, std::int64_t first, std::int64_t count, float* to) const {
   auto const& info = tensor(name);
   auto const facts = facts_of(info.type);
-  if (!facts) fail("its tensor " + name + " has the type " + std::to_string(info.type) + ", which this reader does not know");
+  if (!facts) fail("its tensor " + name + " has the type " + type_name(info.type) + ", which this reader does not decode");
   std::int64_t rows = 1;
   for (std::size_t d = 0; d + 1 < info.shape.size(); ++d) rows *= info.shape[d];
   if (first < 0 || count < 0 || first > rows || count > rows - first) fail("its tensor " + name + " has only " + std::to_string(rows) + " rows");

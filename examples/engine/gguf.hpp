@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <variant>
@@ -24,6 +25,8 @@ struct gguf_error : std::runtime_error {
 class gguf_file {
  public:
   explicit gguf_file(std::filesystem::path const& path);
+  /// Reads from memory, which has to stay as long as this; errors call it `name`.
+  gguf_file(std::span<std::byte const> bytes, std::string const& name);
   ~gguf_file();
   gguf_file(gguf_file const&) = delete;
   gguf_file& operator=(gguf_file const&) = delete;
@@ -35,6 +38,8 @@ class gguf_file {
   template <class T>
   T get(std::string const& key) const;
 
+  /// In the order of the alphabet.
+  std::vector<std::string> tensor_names() const;
   bool has_tensor(std::string const& name) const { return tensors_.contains(name); }
   /// Sizes, outermost first: [rows, columns] of a matrix.
   std::vector<std::int64_t> const& shape(std::string const& name) const { return tensor(name).shape; }
@@ -59,6 +64,7 @@ class gguf_file {
   [[noreturn]] void fail(std::string const& what) const;
 
   std::filesystem::path path_;
+  bool is_mapped_ = false;
   std::byte const* data_ = nullptr;
   std::uint64_t size_ = 0, tensor_data_ = 0;
   std::map<std::string, value> values_;

@@ -56,8 +56,9 @@ model_config read_config(gguf_file const& file) {
   model_config c;
   require(file.has("general.architecture"), "The model file does not name its architecture.");
   c.architecture = file.get<std::string>("general.architecture");
-  require(c.architecture == "llama" || c.architecture == "qwen2",
-          "This engine runs the architectures llama and qwen2; the model file is of the architecture " + c.architecture + ".");
+  bool const is_gemma = c.architecture == "gemma3";
+  require(c.architecture == "llama" || c.architecture == "qwen2" || c.architecture == "qwen3" || is_gemma,
+          "This engine runs the architectures llama, qwen2, qwen3 and gemma3; the model file is of the architecture " + c.architecture + ".");
   std::string const prefix = c.architecture + ".";
   auto const count = [&](char const* key) {
     require(file.has(prefix + key), "The model file has no " + prefix + key + ".");
@@ -72,25 +73,44 @@ model_config read_config(gguf_file const& file) {
   c.head_dim = file.has(prefix + "attention.key_length") ? small(count("attention.key_length"), "head width") : c.hidden / c.heads;
   require(c.heads % c.kv_heads == 0, "The number of heads of the model is not a multiple of its number of key-value heads.");
   require(c.head_dim > 0 && c.head_dim % 2 == 0, "The head width of the model is not even.");
+  require(c.head_dim <= 1 << 16, "The heads of the model are " + std::to_string(c.head_dim) + " wide; this engine has room for 65536.");
   require(!file.has(prefix + "attention.value_length") || count("attention.value_length") == c.head_dim,
           "The keys and values of the model differ in width; this engine runs models where they agree.");
   require(!file.has(prefix + "rope.dimension_count") || count("rope.dimension_count") == c.head_dim,
           "The model rotates a part of each head only; this engine runs models that rotate whole heads.");
-  require(!file.has(prefix + "rope.scaling.type") || file.get<std::string>(prefix + "rope.scaling.type") == "none",
-          "The model scales its rotary positions; this engine runs models that do not.");
-  require(!file.has_tensor("rope_freqs.weight"), "The model brings its own rotary frequencies; this engine computes them from a base.");
   require(!file.has(prefix + "expert_count") || count("expert_count") == 0, "The model is a mixture of experts; this engine runs dense models.");
   require(!file.has_tensor("blk.0.attn_output.bias") && !file.has_tensor("blk.0.ffn_down.bias"),
           "The model has biases after its attention or feed-forward layers; this engine runs models without.");
-  require(!file.has_tensor("blk.0.attn_q_norm.weight"), "The model normalizes its queries and keys; this engine runs models that do not.");
+  for (char const* const key : {"attn_logit_softcapping", "final_logit_softcapping"})
+    require(!file.has(prefix + key) || file.get<double>(prefix + key) == 0, "The model caps its logits; this engine runs models that do not.");
+  c.has_head_norms = is_gemma || c.architecture == "qwen3";
+  c.has_post_norms = c.has_gelu = is_gemma;
+  require(c.has_head_norms || !file.has_tensor("blk.0.attn_q_norm.weight"),
+          "The model normalizes its queries and keys, which this engine does for qwen3 and gemma3, not for " + c.architecture + ".");
   require(file.has(prefix + "attention.layer_norm_rms_epsilon"), "The model file has no epsilon for its RMS norms.");
   c.norm_epsilon = file.get<double>(prefix + "attention.layer_norm_rms_epsilon");
   c.rope_theta = file.has(prefix + "rope.freq_base") ? file.get<double>(prefix + "rope.freq_base") : 10000.0;
+  require(c.rope_theta > 0 && std::isfinite(c.rope_theta), "The base of the model's rotary frequencies is not a positive number.");
   c.pairing = c.architecture == "llama" ? rotary_pairing::adjacent : rotary_pairing::half_split;
   c.has_qkv_bias = file.has_tensor("blk.0.attn_q.bias");
   c.has_tied_output = !file.has_tensor("output.weight");
   require(file.has_tensor("token_embd.weight") && file.shape("token_embd.weight").size() == 2, "The model file has no token embedding.");
   c.vocabulary = small(file.shape("token_embd.weight")[0], "vocabulary");
+  for (int layer = 0; layer < c.layers; ++layer) {  // or a small file could claim millions of layers
+    std::string const name = "blk." + std::to_string(layer) + ".attn_norm.weight";
+    require(file.has_tensor(name), "The model file has no tensor " + name + ".");
+  }
+  c.windows.assign(std::size_t(c.layers), 0);
+  if (is_gemma) {
+    c.embedding_factor = std::sqrt(double(c.hidden));
+    int constexpr layers_of_27b = 62;  // the one model of the family whose attention is not scaled by the width of its heads
+    if (c.layers == layers_of_27b) c.query_factor = std::sqrt(double(c.head_dim) * c.heads / c.hidden);
+    std::int64_t const window = file.has(prefix + "attention.sliding_window") ? small(count("attention.sliding_window"), "sliding window") : 0;
+    std::int64_t const period =
+        file.has(prefix + "attention.sliding_window_pattern") ? small(count("attention.sliding_window_pattern"), "period of windowed layers") : 6;
+    for (int layer = 0; layer < c.layers; ++layer)
+      if ((layer + 1) % period != 0) c.windows[std::size_t(layer)] = window;
+  }
   return c;
 }
 
@@ -98,37 +118,18 @@ void staged_prompt::reserve(model_config const& config, std::int64_t new_capacit
   tokens = 0;
   capacity = new_capacity;
   width = config.kv_width();
+  slots.clear();
+  for (int layer = 0; layer < config.layers; ++layer) slots.push_back(config.place(layer) + (config.window(layer) > 0 ? config.global_layers() : 0));
   keys.assign(std::size_t(config.layers * capacity * width), 0.f);
   values.assign(std::size_t(config.layers * capacity * width), 0.f);
-}
-
-void rotate(float* x, std::int64_t rows, int heads, int head_dim, rotary_pairing pairing, float const* cosines, float const* sines) {
-  int const half = head_dim / 2;
-  for (std::int64_t r = 0; r < rows; ++r) {
-    float const *const c = cosines + r * half, *const s = sines + r * half;
-    for (int h = 0; h < heads; ++h) {
-      float* const v = x + (r * heads + h) * head_dim;
-      if (pairing == rotary_pairing::half_split) {
-        for (int i = 0; i < half; ++i) {
-          float const a = v[i], b = v[i + half];
-          v[i] = a * c[i] - b * s[i];
-          v[i + half] = a * s[i] + b * c[i];
-        }
-      } else {
-        for (int i = 0; i < half; ++i) {
-          float const a = v[2 * i], b = v[2 * i + 1];
-          v[2 * i] = a * c[i] - b * s[i];
-          v[2 * i + 1] = a * s[i] + b * c[i];
-        }
-      }
-    }
-  }
 }
 
 model::model(gguf_file const& file, int threads) : config_(read_config(file)), threads_(std::make_unique<cellar::host::thread_pool>(std::max(1, threads))) {
   openblas_set_num_threads(1);  // products run one call a thread, on slices
   model_config const& c = config_;
-  for (int i = 0; i < c.head_dim / 2; ++i) inverse_frequencies_.push_back(std::pow(c.rope_theta, -2.0 * i / c.head_dim));
+  angles_ = scaled_angles(file, c.head_dim, c.rope_theta);
+  std::string const windowed_base = c.architecture + ".rope.freq_base_swa";
+  windowed_angles_ = plain_angles(c.head_dim, file.has(windowed_base) ? file.get<double>(windowed_base) : 10000.0);
   std::int64_t const q = std::int64_t(c.heads) * c.head_dim, kv = c.kv_width();
   embedding_ = read_stacked(file, {{"token_embd.weight", c.vocabulary}}, c.hidden);
   output_norm_ = read_vectors(file, {{"output_norm.weight", c.hidden}});
@@ -141,6 +142,14 @@ model::model(gguf_file const& file, int threads) : config_(read_config(file)), t
     l.qkv = read_stacked(file, {{p + "attn_q.weight", q}, {p + "attn_k.weight", kv}, {p + "attn_v.weight", kv}}, c.hidden);
     if (c.has_qkv_bias) l.qkv_bias = read_vectors(file, {{p + "attn_q.bias", q}, {p + "attn_k.bias", kv}, {p + "attn_v.bias", kv}});
     l.output = read_stacked(file, {{p + "attn_output.weight", c.hidden}}, q);
+    if (c.has_head_norms) {
+      l.q_norm = read_vectors(file, {{p + "attn_q_norm.weight", c.head_dim}});
+      l.k_norm = read_vectors(file, {{p + "attn_k_norm.weight", c.head_dim}});
+    }
+    if (c.has_post_norms) {
+      l.post_attention_norm = read_vectors(file, {{p + "post_attention_norm.weight", c.hidden}});
+      l.post_ffn_norm = read_vectors(file, {{p + "post_ffw_norm.weight", c.hidden}});
+    }
     l.ffn_norm = read_vectors(file, {{p + "ffn_norm.weight", c.hidden}});
     l.gate_up = read_stacked(file, {{p + "ffn_gate.weight", c.ffn}, {p + "ffn_up.weight", c.ffn}}, c.hidden);
     l.down = read_stacked(file, {{p + "ffn_down.weight", c.hidden}}, c.ffn);
@@ -154,20 +163,27 @@ void model::check(std::span<int const> tokens) const {
 
 void model::embed(std::span<int const> tokens, float* x) const {
   for (std::size_t i = 0; i < tokens.size(); ++i)
-    std::copy_n(embedding_.data() + std::int64_t(tokens[i]) * config_.hidden, config_.hidden, x + std::int64_t(i) * config_.hidden);
+    for (std::int64_t c = 0; c < config_.hidden; ++c)
+      x[std::int64_t(i) * config_.hidden + c] = embedding_[std::size_t(std::int64_t(tokens[i]) * config_.hidden + c)] * float(config_.embedding_factor);
 }
 
 void model::run_layers(float* x, std::span<std::int64_t const> positions, decode_attention const& attend, bool only_keys_and_values_of_last) const {
   model_config const& c = config_;
   std::int64_t const rows = std::int64_t(positions.size()), hidden = c.hidden, ffn = c.ffn;
   std::int64_t const q_width = std::int64_t(c.heads) * c.head_dim, kv_width = c.kv_width(), qkv_width = q_width + 2 * kv_width, half = c.head_dim / 2;
-  std::vector<float> cosines(std::size_t(rows * half)), sines(cosines.size());
-  for (std::int64_t r = 0; r < rows; ++r)
-    for (std::int64_t i = 0; i < half; ++i) {
-      double const angle = double(positions[std::size_t(r)]) * inverse_frequencies_[std::size_t(i)];
-      cosines[std::size_t(r * half + i)] = float(std::cos(angle));
-      sines[std::size_t(r * half + i)] = float(std::sin(angle));
-    }
+  struct turns {
+    std::vector<float> cosines, sines;
+  };
+  auto const turns_by = [&](rotary_angles const& angles) {
+    turns t;
+    for (std::int64_t const position : positions)
+      for (double const frequency : angles.inverse_frequencies) {
+        t.cosines.push_back(float(std::cos(double(position) * frequency) * angles.magnitude));
+        t.sines.push_back(float(std::sin(double(position) * frequency) * angles.magnitude));
+      }
+    return t;
+  };
+  turns const global_turns = turns_by(angles_), windowed_turns = c.global_layers() < c.layers ? turns_by(windowed_angles_) : turns{};
   auto const floats = [&](std::int64_t width) { return std::vector<float>(std::size_t(rows * width)); };
   std::vector<float> normed = floats(hidden), qkv = floats(qkv_width), q = floats(q_width), k = floats(kv_width), v = floats(kv_width), mixed = floats(q_width),
                      delta = floats(hidden), gate_up = floats(2 * ffn), activated = floats(ffn);
@@ -178,15 +194,16 @@ void model::run_layers(float* x, std::span<std::int64_t const> positions, decode
       for (std::int64_t r = task * part; r < std::min(rows, (task + 1) * part); ++r) work(r);
     });
   };
-  auto const add_delta_and_norm = [&](bool add, std::vector<float> const* weight) {
+  auto const add_delta_and_norm = [&](bool add, std::vector<float> const* post_weight, std::vector<float> const* weight) {
     each_row([&](std::int64_t r) {
       float *const to = x + r * hidden, *const from = delta.data() + r * hidden;
+      if (add && c.has_post_norms) rms_norm(from, post_weight->data(), hidden, c.norm_epsilon, from);
       if (add)
         for (std::int64_t i = 0; i < hidden; ++i) to[i] += from[i];
       if (weight) rms_norm(to, weight->data(), hidden, c.norm_epsilon, normed.data() + r * hidden);
     });
   };
-  add_delta_and_norm(false, &layers_.front().attention_norm);
+  add_delta_and_norm(false, nullptr, &layers_.front().attention_norm);
   for (int layer = 0; layer < c.layers; ++layer) {
     layer_weights const& w = layers_[std::size_t(layer)];
     bool const is_last = layer + 1 == c.layers;
@@ -195,7 +212,13 @@ void model::run_layers(float* x, std::span<std::int64_t const> positions, decode
       float* const from = qkv.data() + r * qkv_width;
       if (c.has_qkv_bias)
         for (std::int64_t i = 0; i < qkv_width; ++i) from[i] += w.qkv_bias[std::size_t(i)];
-      float const *const cosine = cosines.data() + r * half, *const sine = sines.data() + r * half;
+      if (c.has_head_norms)
+        for (int h = 0; h < c.heads + c.kv_heads; ++h)
+          rms_norm(from + h * c.head_dim, (h < c.heads ? w.q_norm : w.k_norm).data(), c.head_dim, c.norm_epsilon, from + h * c.head_dim);
+      if (c.query_factor != 1)
+        for (std::int64_t i = 0; i < q_width; ++i) from[i] *= float(c.query_factor);
+      turns const& t = c.window(layer) > 0 ? windowed_turns : global_turns;
+      float const *const cosine = t.cosines.data() + r * half, *const sine = t.sines.data() + r * half;
       rotate(from, 1, c.heads + c.kv_heads, c.head_dim, c.pairing, cosine, sine);  // keys lie behind queries
       std::copy_n(from, q_width, q.data() + r * q_width);
       std::copy_n(from + q_width, kv_width, k.data() + r * kv_width);
@@ -207,15 +230,15 @@ void model::run_layers(float* x, std::span<std::int64_t const> positions, decode
     }
     attend(layer, q.data(), k.data(), v.data(), mixed.data());
     linear(mixed.data(), rows, q_width, w.output.data(), hidden, delta.data(), *threads_);
-    add_delta_and_norm(true, &w.ffn_norm);
+    add_delta_and_norm(true, &w.post_attention_norm, &w.ffn_norm);
     linear(normed.data(), rows, hidden, w.gate_up.data(), 2 * ffn, gate_up.data(), *threads_);
     each_row([&](std::int64_t r) {
       float* const gate = gate_up.data() + r * 2 * ffn;
-      silu_times(gate, gate + ffn, ffn);
+      (c.has_gelu ? gelu_times : silu_times)(gate, gate + ffn, ffn);
       std::copy_n(gate, ffn, activated.data() + r * ffn);
     });
     linear(activated.data(), rows, ffn, w.down.data(), hidden, delta.data(), *threads_);
-    add_delta_and_norm(true, is_last ? nullptr : &layers_[std::size_t(layer) + 1].attention_norm);
+    add_delta_and_norm(true, &w.post_ffn_norm, is_last ? nullptr : &layers_[std::size_t(layer) + 1].attention_norm);
   }
 }
 
@@ -253,7 +276,7 @@ void model::prefill_all(std::span<int const> tokens, staged_prompt& staged, std:
     auto const attend = [&](int layer, float const* q, float const* k, float const* v, float* out) {
       std::copy_n(k, rows * width, staged.key(layer, first));
       std::copy_n(v, rows * width, staged.value(layer, first));
-      if (q) causal_attention(shape, q, rows, first, staged.key(layer, 0), staged.value(layer, 0), out, *threads_);
+      if (q) causal_attention(shape, q, rows, first, staged.key(layer, 0), staged.value(layer, 0), out, *threads_, config_.window(layer));
     };
     run_layers(x.data(), positions, attend, first + rows <= first_logits);
     staged.tokens = first + rows;

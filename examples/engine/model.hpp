@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -8,11 +9,10 @@
 
 #include "engine/gguf.hpp"
 #include "engine/numeric.hpp"
+#include "engine/rotary.hpp"
 
 /// A small inference engine for the examples: dense prefill, and decode whose attention belongs to the caller. No part of the library.
 namespace engine {
-
-enum class rotary_pairing { adjacent, half_split };  // channels (2i, 2i + 1), or (i, i + head_dim / 2)
 
 struct model_config {
   std::string architecture;
@@ -21,9 +21,24 @@ struct model_config {
   double rope_theta = 0, norm_epsilon = 0;
   rotary_pairing pairing = rotary_pairing::half_split;
   bool has_qkv_bias = false, has_tied_output = false;
+  bool has_head_norms = false;        ///< Of each head of queries and keys, before they are rotated.
+  bool has_post_norms = false;        ///< Of what attention and feed-forward layers give, before it is added.
+  bool has_gelu = false;              ///< Instead of SiLU.
+  double embedding_factor = 1;        ///< Of what goes into the first layer.
+  double query_factor = 1;            ///< Of queries, where attention divides its scores by another number than sqrt(head_dim).
+  std::vector<std::int64_t> windows;  ///< Of each layer: how many tokens a token sees, itself included; 0 for all (global layers).
 
   /// Floats in the keys (or values) of one token in one layer.
   std::int64_t kv_width() const { return std::int64_t(kv_heads) * head_dim; }
+
+  std::int64_t window(int layer) const { return windows[std::size_t(layer)]; }
+  /// Layers that see all tokens: a cache for them has this many.
+  int global_layers() const { return int(std::count(windows.begin(), windows.end(), 0)); }
+  /// Where a layer stands among those of its kind, global or windowed: its number in a cache for them.
+  int place(int layer) const {
+    bool const is_global = window(layer) == 0;
+    return int(std::count_if(windows.begin(), windows.begin() + layer, [&](std::int64_t w) { return (w == 0) == is_global; }));
+  }
 };
 
 /// Reads and checks the shape of a model; throws std::runtime_error with a sentence where this engine cannot run it.
@@ -31,22 +46,22 @@ model_config read_config(gguf_file const& file);
 
 /// Keys (after rotary embedding) and values of one prompt, f32.
 ///
-///     keys, values   [layer][token, up to capacity][kv_head][head_dim]
+///     keys, values   [slot][token, up to capacity][kv_head][head_dim], the global layers' slots before the windowed ones': a cache for the global layers
+///                    takes the first of them
 struct staged_prompt {
   std::vector<float> keys, values;
+  std::vector<int> slots;                            // of each layer
   std::int64_t tokens = 0, capacity = 0, width = 0;  // width = kv_heads * head_dim
 
   /// Makes room for `capacity` tokens and drops what was there. A prefill keeps a capacity that suffices.
   void reserve(model_config const& config, std::int64_t new_capacity);
 
-  float* key(int layer, std::int64_t token) { return keys.data() + (layer * capacity + token) * width; }
-  float* value(int layer, std::int64_t token) { return values.data() + (layer * capacity + token) * width; }
-  float const* key(int layer, std::int64_t token) const { return keys.data() + (layer * capacity + token) * width; }
-  float const* value(int layer, std::int64_t token) const { return values.data() + (layer * capacity + token) * width; }
+  float* key(int layer, std::int64_t token) { return keys.data() + at(layer, token); }
+  float* value(int layer, std::int64_t token) { return values.data() + at(layer, token); }
+  float const* key(int layer, std::int64_t token) const { return keys.data() + at(layer, token); }
+  float const* value(int layer, std::int64_t token) const { return values.data() + at(layer, token); }
+  std::int64_t at(int layer, std::int64_t token) const { return (slots[std::size_t(layer)] * capacity + token) * width; }
 };
-
-/// Rotates `rows` vectors of `heads` heads in place. cosines, sines [rows, head_dim / 2].
-void rotate(float* x, std::int64_t rows, int heads, int head_dim, rotary_pairing pairing, float const* cosines, float const* sines);
 
 /// Attention of one layer of a decode step: new queries, keys and values in, output out; all [row, heads or kv_heads, head_dim].
 using decode_attention = std::function<void(int layer, float const* q, float const* k, float const* v, float* out)>;
@@ -54,15 +69,15 @@ using decode_attention = std::function<void(int layer, float const* q, float con
 using progress_report = std::function<void(std::int64_t tokens_done)>;
 using logits_report = std::function<void(std::int64_t position, std::span<float const> logits)>;
 
-/// A llama or qwen2 transformer with f32 weights. One call at a time: the threads are shared.
+/// A llama, qwen2, qwen3 or gemma3 transformer with f32 weights. One call at a time: the threads are shared.
 class model {
  public:
   model(gguf_file const& file, int threads);
 
   model_config const& config() const { return config_; }
 
-  /// Angle per position of channel pair i, theta^(-2i / head_dim).
-  std::vector<double> const& inverse_frequencies() const { return inverse_frequencies_; }
+  /// How a layer's queries and keys are rotated.
+  rotary_angles const& angles(int layer) const { return config_.window(layer) > 0 ? windowed_angles_ : angles_; }
 
   /// The engine's threads, for the caller's work between its own.
   cellar::host::thread_pool& threads() const { return *threads_; }
@@ -80,6 +95,7 @@ class model {
  private:
   struct layer_weights {
     std::vector<float> attention_norm, qkv, qkv_bias, output, ffn_norm, gate_up, down;  // qkv and gate_up: matrices under each other
+    std::vector<float> q_norm, k_norm, post_attention_norm, post_ffn_norm;
   };
 
   void check(std::span<int const> tokens) const;
@@ -88,7 +104,7 @@ class model {
   void output_logits(float const* x, std::int64_t rows, float* logits) const;
 
   model_config config_;
-  std::vector<double> inverse_frequencies_;
+  rotary_angles angles_, windowed_angles_;
   std::vector<float> embedding_, output_norm_, output_;  // output_ is empty if tied
   std::vector<layer_weights> layers_;
   std::unique_ptr<cellar::host::thread_pool> threads_;

@@ -106,7 +106,9 @@ instructions best_instructions() {
   return best;
 }
 
-[[gnu::always_inline]] inline void silu_times_body(float* gate, float const* up, std::int64_t n) {
+// gate = gate * sigmoid(slope(gate)) * up
+template <class Slope>
+[[gnu::always_inline]] inline void gated_body(float* gate, float const* up, std::int64_t n, Slope const& slope) {
   for (std::int64_t i = 0; i < n; i += width) {
     std::size_t const bytes = std::min(width, n - i) * sizeof(float);
     lanes g{}, u{};
@@ -117,7 +119,8 @@ instructions best_instructions() {
       std::memcpy(&g, gate + i, bytes);
       std::memcpy(&u, up + i, bytes);
     }
-    lanes e = -g;
+    lanes e = g;
+    slope(e);
     exp_lanes(e);
     g = g / (e + 1.f) * u;
     if (bytes == sizeof g)
@@ -125,6 +128,15 @@ instructions best_instructions() {
     else
       std::memcpy(gate + i, &g, bytes);
   }
+}
+[[gnu::always_inline]] inline void silu_times_body(float* gate, float const* up, std::int64_t n) {
+  gated_body(
+      gate, up, n, [](lanes & x) __attribute__((always_inline)) { x = -x; });
+}
+[[gnu::always_inline]] inline void gelu_times_body(float* gate, float const* up, std::int64_t n) {
+  // (1 + tanh(z)) / 2 = 1 / (1 + exp(-2 z)), z = sqrt(2 / pi) (x + 0.044715 x^3)
+  gated_body(
+      gate, up, n, [](lanes & x) __attribute__((always_inline)) { x *= -1.5957691216f * (1.f + 0.044715f * x * x); });
 }
 
 // A Rows x 4 tile of dot products. Sixteen sums, four weights and one input fit the registers.
@@ -186,6 +198,8 @@ template <int Rows>
 [[gnu::target("avx2,fma")]] float maximum_avx2(float const* row, std::int64_t n) { return maximum_body(row, n); }
 [[gnu::target("avx512f")]] void silu_times_avx512(float* gate, float const* up, std::int64_t n) { silu_times_body(gate, up, n); }
 [[gnu::target("avx2,fma")]] void silu_times_avx2(float* gate, float const* up, std::int64_t n) { silu_times_body(gate, up, n); }
+[[gnu::target("avx512f")]] void gelu_times_avx512(float* gate, float const* up, std::int64_t n) { gelu_times_body(gate, up, n); }
+[[gnu::target("avx2,fma")]] void gelu_times_avx2(float* gate, float const* up, std::int64_t n) { gelu_times_body(gate, up, n); }
 [[gnu::target("avx512f")]] void few_rows_avx512(float const* x, std::int64_t rows, std::int64_t in, float const* w, std::int64_t begin, std::int64_t end,
                                                 float* out, std::int64_t out_width) {
   few_rows_body(x, rows, in, w, begin, end, out, out_width);
@@ -228,6 +242,14 @@ void silu_times(float* gate, float const* up, std::int64_t n) {
   if (best_instructions() == instructions::avx2) return silu_times_avx2(gate, up, n);
 #endif
   silu_times_body(gate, up, n);
+}
+
+void gelu_times(float* gate, float const* up, std::int64_t n) {
+#if defined(__x86_64__)
+  if (best_instructions() == instructions::avx512) return gelu_times_avx512(gate, up, n);
+  if (best_instructions() == instructions::avx2) return gelu_times_avx2(gate, up, n);
+#endif
+  gelu_times_body(gate, up, n);
 }
 
 void rms_norm(float const* x, float const* weight, std::int64_t n, double epsilon, float* out) {

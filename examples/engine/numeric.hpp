@@ -17,7 +17,10 @@ float maximum(float const* row, std::int64_t n);
 /// gate[i] = gate[i] / (1 + exp(-gate[i])) * up[i]
 void silu_times(float* gate, float const* up, std::int64_t n);
 
-/// out = x / sqrt(mean(x^2) + epsilon) * weight
+/// gate[i] = gate[i] * (1 + tanh(sqrt(2 / pi) * (gate[i] + 0.044715 * gate[i]^3))) / 2 * up[i]
+void gelu_times(float* gate, float const* up, std::int64_t n);
+
+/// out = x / sqrt(mean(x^2) + epsilon) * weight; out may be x.
 void rms_norm(float const* x, float const* weight, std::int64_t n, double epsilon, float* out);
 
 /// log(sum(exp(logits))), accumulated in double.

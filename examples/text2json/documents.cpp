@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <fstream>
+#include <istream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -305,12 +306,20 @@ document generator::operator()(int index) const {
 std::vector<document> read_jsonl(std::filesystem::path const& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) throw std::runtime_error("The data set " + path.string() + " cannot be opened.");
+  return read_jsonl(in, path.string());
+}
+
+std::vector<document> read_jsonl(std::istream& in, std::string const& name) {
   std::vector<document> documents;
   std::string line;
   for (int number = 1; std::getline(in, line); ++number) {
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     auto const require = [&](bool condition, std::string const& what) {
-      if (!condition) throw std::runtime_error("The data set " + path.string() + ", line " + std::to_string(number) + ": " + what + ".");
+      if (!condition) {
+        std::string message = "The data set ";
+        message.append(name).append(", line ").append(std::to_string(number)).append(": ").append(what).append(".");
+        throw std::runtime_error(message);
+      }
     };
     auto const row = nlohmann::json::parse(line, nullptr, false);
     require(!row.is_discarded(), "this is not JSON");
@@ -324,7 +333,7 @@ std::vector<document> read_jsonl(std::filesystem::path const& path) {
       require(object.is_object() && object.contains("name") && object["name"].is_string(), "an object of the answer has no \"name\"");
     documents.push_back(std::move(d));
   }
-  if (documents.empty()) throw std::runtime_error("The data set " + path.string() + " has no documents.");
+  if (documents.empty()) throw std::runtime_error("The data set " + name + " has no documents.");
   return documents;
 }
 

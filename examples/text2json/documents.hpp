@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <iosfwd>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,6 +36,8 @@ struct generator {
 ///
 /// Errors  std::runtime_error with file, line and what is wrong
 std::vector<document> read_jsonl(std::filesystem::path const& path);
+/// As above, from a stream; errors call it `name`.
+std::vector<document> read_jsonl(std::istream& in, std::string const& name);
 
 /// Errors  std::runtime_error where the file cannot be written
 void write_jsonl(std::filesystem::path const& path, std::vector<document> const& documents);

@@ -97,7 +97,7 @@ std::vector<field_result> judge(document const& d, std::vector<int> const& answe
 document_evaluation evaluate(evaluation const& what, document const& d, engine::model const& model, engine::tokenizer const& tokenizer,
                              progress_report const& progress) {
   auto const& c = model.config();
-  std::vector<int> const prompt = tokenizer.encode(in_chat(d.problem)), answer = tokenizer.encode(d.answer, false);
+  std::vector<int> const prompt = tokenizer.encode(in_chat(d.problem)), answer = tokenizer.encode(d.answer, false, false);
   auto const answer_tokens = std::int64_t(answer.size()), most_written = answer_tokens + answer_tokens / 4 + 32;
   std::int64_t const generated = what.writes ? most_written : answer_tokens;
   if (std::int64_t(prompt.size()) + generated > c.context)

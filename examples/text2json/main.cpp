@@ -108,7 +108,7 @@ void run(options const& o) {
     std::cout << "Wrote " << documents.size() << " documents to " << o.generate_only << ".\n";
     return;
   }
-  if (!file) throw std::invalid_argument("--model is needed: a GGUF file of the llama or qwen2 family.");
+  if (!file) throw std::invalid_argument("--model is needed: a GGUF file of the llama, qwen2 or qwen3 family.");
   std::filesystem::create_directories(o.out);
 
   evaluation what{.schemes = {"dense"}, .budget = o.budget, .writes = !o.is_forced_only};
@@ -169,7 +169,7 @@ void run(options const& o) {
 int main(int count, char** arguments) {
   options o;
   CLI::App app("Decodes documents full of facts with every scheme, and reports what each keeps of dense attention.");
-  app.add_option("--model", o.model, "GGUF file of the llama or qwen2 family")->check(CLI::ExistingFile);
+  app.add_option("--model", o.model, "GGUF file of the llama, qwen2 or qwen3 family")->check(CLI::ExistingFile);
   app.add_option("--task", o.task, "text2json: every fact of the text; needle: the only one; needles: one of many")
       ->check(CLI::IsMember({"text2json", "needle", "needles"}))
       ->capture_default_str();

@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "cellar/cellar.hpp"
+#include "cellar/interop/lapack.hpp"
 
 namespace text2json {
 
@@ -24,6 +25,31 @@ struct oracle : cellar::scheme::yakv<HeadDim, Scalar> {
   using key_codec = cellar::codec::identity<Scalar>;
   using value_codec = cellar::codec::identity<Scalar>;
   using summary = cellar::summary::quantized_key<cellar::codec::identity<Scalar>>;
+};
+
+/// What each cause that the paper names costs alone: keys of low rank (a rank scaled to the model's width), chosen by exact scores.
+template <int HeadDim, class Scalar>
+struct low_rank_keys : oracle<HeadDim, Scalar> {
+  using key_codec = cellar::codec::low_rank<cellar::codec::rank_share<160, 1024>, cellar::interop::lapack_eigensolver, Scalar>;
+};
+
+/// yakv_centred's choice with exact keys and values: what the 2-bit ranking costs without the 4-bit rows.
+template <int HeadDim, class Scalar>
+struct exact_rows : cellar::scheme::yakv_centred<HeadDim, Scalar> {
+  using key_codec = cellar::codec::identity<Scalar>;
+  using value_codec = cellar::codec::identity<Scalar>;
+};
+
+/// shadow_kv's choice with exact keys: the chunks that their landmark describes worst stay near.
+template <int HeadDim, class Scalar>
+struct mean_landmark_outliers : cellar::scheme::mean_landmark<HeadDim, Scalar> {
+  using outliers = cellar::select::least_cosine;
+};
+
+/// yakv_centred with landmarks centred on the mean of each 64 keys as attended, not on the mean key before rotary embedding.
+template <int HeadDim, class Scalar>
+struct yakv_block_centred : cellar::scheme::yakv_centred<HeadDim, Scalar> {
+  using summary = cellar::summary::quantized_key<cellar::codec::centred<cellar::codec::higgs<4, 256, 1>, cellar::codec::block_mean<64>>>;
 };
 
 template <class Scheme>
@@ -47,6 +73,7 @@ class scheme_of final : public scheme_on_prompt {
   }
 
   void attend(int layer, float const* q, float const* k, float const* v, float* out) override {
+    layer_ = layer;
     auto const n = std::int64_t(batch_.size());
     int const d = Scheme::head_dim;
     timed([&] {
@@ -62,8 +89,12 @@ class scheme_of final : public scheme_on_prompt {
     if (!chosen) return is;
     std::int64_t const block = Scheme::block_tokens, first = cache_.sinks();
     for (std::int64_t p = first; p < first + cache_.sealed_blocks(id) * block; ++p) is[std::size_t(p)] = false;
-    for (auto const b : *chosen)
-      for (std::int64_t i = 0; i < block; ++i) is[std::size_t(first + number(b) * block + i)] = true;
+    auto const mark = [&](auto const& blocks) {
+      for (auto const b : blocks)
+        for (std::int64_t i = 0; i < block; ++i) is[std::size_t(first + number(b) * block + i)] = true;
+    };
+    mark(*chosen);
+    mark(cache_.outliers(layer_, id, kv_head));
     return is;
   }
 
@@ -79,7 +110,7 @@ class scheme_of final : public scheme_on_prompt {
  private:
   static cellar::model_shape shape_of(engine::model const& model) {
     auto const& c = model.config();
-    auto const& frequencies = model.inverse_frequencies();
+    auto const& frequencies = model.angles(0).inverse_frequencies;
     auto const pairing = c.pairing == engine::rotary_pairing::adjacent ? cellar::rotary_pairing::adjacent : cellar::rotary_pairing::half_split;
     return {.layers = c.layers,
             .query_heads = c.heads,
@@ -100,6 +131,7 @@ class scheme_of final : public scheme_on_prompt {
   cellar::model_shape shape_;
   cellar::host::executor on_;
   cellar::cache<Scheme> cache_;
+  int layer_ = 0;  // that was attended last
   std::vector<cellar::sequence_id> ids_;
   std::vector<cellar::batch_entry> batch_;
   cellar::statistics work_;
@@ -116,9 +148,20 @@ bool visit(std::string const& name, F const& f) {
     f(type);
     return true;
   };
+  using lapack = cellar::interop::lapack_eigensolver;
+  using scaled_rank = cellar::codec::rank_share<160, 1024>;
   return is("dense", std::type_identity<compared<scheme::dense<HeadDim, scalar>>>{}) || is("oracle", std::type_identity<oracle<HeadDim, scalar>>{}) ||
          is("yakv_centred", std::type_identity<scheme::yakv_centred<HeadDim, scalar>>{}) || is("yakv", std::type_identity<scheme::yakv<HeadDim, scalar>>{}) ||
+         is("yakv_before_rotary", std::type_identity<scheme::yakv_before_rotary<HeadDim, scalar>>{}) ||
+         is("yakv_block_centred", std::type_identity<yakv_block_centred<HeadDim, scalar>>{}) ||
+         is("yakv_residual", std::type_identity<scheme::yakv_residual<HeadDim, scalar>>{}) ||
+         is("yakv_published", std::type_identity<scheme::yakv_published<HeadDim, scalar>>{}) ||
+         is("exact_rows", std::type_identity<exact_rows<HeadDim, scalar>>{}) || is("low_rank_keys", std::type_identity<low_rank_keys<HeadDim, scalar>>{}) ||
          is("mean_landmark", std::type_identity<scheme::mean_landmark<HeadDim, scalar>>{}) ||
+         is("mean_landmark_outliers", std::type_identity<mean_landmark_outliers<HeadDim, scalar>>{}) ||
+         is("shadow_kv", std::type_identity<scheme::shadow_kv<HeadDim, lapack, scalar>>{}) ||
+         is("shadow_kv_scaled", std::type_identity<scheme::shadow_kv<HeadDim, lapack, scalar, scaled_rank>>{}) ||
+         is("arkvale", std::type_identity<compared<scheme::arkvale<HeadDim, scalar>>>{}) ||
          is("quest", std::type_identity<compared<scheme::quest<HeadDim, scalar>>>{}) ||
          is("sink_window", std::type_identity<compared<scheme::sink_window<HeadDim, scalar>>>{});
 }
@@ -126,13 +169,18 @@ bool visit(std::string const& name, F const& f) {
 }  // namespace
 
 std::vector<std::string> const& scheme_names() {
-  static std::vector<std::string> const names{"dense", "oracle", "yakv_centred", "yakv", "mean_landmark", "quest", "sink_window"};
+  static std::vector<std::string> const names{
+      "dense",         "oracle",           "yakv_centred", "yakv",          "yakv_before_rotary", "yakv_block_centred",
+      "yakv_residual", "yakv_published",   "exact_rows",   "low_rank_keys", "mean_landmark",      "mean_landmark_outliers",
+      "shadow_kv",     "shadow_kv_scaled", "arkvale",      "quest",         "sink_window"};
   return names;
 }
 
 std::unique_ptr<scheme_on_prompt> make_scheme(std::string const& name, engine::model const& model, engine::staged_prompt& prompt, int sequences,
                                               std::int64_t generated_tokens, allowance const& allowed) {
   cellar::budget budget{.tokens = allowed.tokens, .window = allowed.window};
+  if (name == "shadow_kv") budget.outliers = 48;  // as published, for 2048 tokens
+  if (name == "shadow_kv_scaled" || name == "mean_landmark_outliers") budget.outliers = (24 * allowed.tokens + 1023) / 1024;
   if (name == "sink_window") {  // nothing is chosen: the tokens are sinks and a longer window
     budget.sinks = std::min<std::int64_t>(4, allowed.tokens);
     budget.window = allowed.window + allowed.tokens - budget.sinks;
@@ -141,6 +189,8 @@ std::unique_ptr<scheme_on_prompt> make_scheme(std::string const& name, engine::m
   auto const make = [&]<class Scheme>(std::type_identity<Scheme>) {
     made = std::make_unique<scheme_of<Scheme>>(model, prompt, sequences, generated_tokens, budget);
   };
+  if (model.config().global_layers() < model.config().layers)
+    throw std::invalid_argument("This program runs models whose layers all see all tokens; some of this one's have a sliding window. Choose another model.");
   int const head_dim = model.config().head_dim;
   if (head_dim != 64 && head_dim != 128)
     throw std::invalid_argument("This program is compiled for heads of 64 and 128 channels; the model's have " + std::to_string(head_dim) +

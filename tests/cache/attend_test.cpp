@@ -1,4 +1,5 @@
 #include "cache/reference.hpp"
+#include "eigensolver.hpp"
 
 using namespace cellar;
 
@@ -78,6 +79,32 @@ struct block_centred : scheme::yakv<D, float> {  // one mean for 32 tokens, bloc
   using value_codec = cellar::codec::centred<cellar::codec::identity<f16>, cellar::codec::block_mean<16>>;
   using summary = cellar::summary::quantized_key<cellar::codec::higgs<4, 256>>;
 };
+using cellar::scope;
+template <int Dimension>
+using over_all = cellar::codec::higgs<Dimension, 256, 0, bf16, scope::all_heads>;
+template <int D>
+struct over_all_heads : scheme::yakv<D, float> {  // everything over all heads
+  using key_codec = over_all<2>;
+  using value_codec = over_all<2>;
+  using summary = cellar::summary::quantized_key<over_all<4>>;
+};
+template <int D>
+struct before_rotary_over_all : scheme::yakv<D, float> {  // keys over all heads before rotary embedding, values of one
+  static constexpr bool keeps_generated = false;
+  using key_codec = cellar::codec::before_rotary<over_all<2>>;
+};
+template <int D>
+struct before_rotary_of_one : scheme::quest<D, float> {  // token-major planes of one head beside shared ones
+  using layout = cellar::layout::token_major;
+  using key_codec = cellar::codec::before_rotary<cellar::codec::higgs<2, 256>>;
+  using value_codec = over_all<2>;
+};
+template <int D>
+struct low_rank_keys : scheme::mean_landmark<D, float> {
+  static constexpr bool keeps_generated = false;
+  using layout = cellar::layout::head_major;
+  using key_codec = cellar::codec::low_rank<cellar::codec::fixed_rank<24>, jacobi_eigensolver, float>;
+};
 template <int D>
 struct by_mean_query : scheme::yakv<D, float> {
   using reduce = cellar::select::mean_query;
@@ -92,11 +119,15 @@ struct by_sum : scheme::quest<D, float> {
 TEST_CASE("other compositions: token-major far memory, block centres, other reductions") {
   auto const check = []<class Scheme>(std::type_identity<Scheme>) {
     reference<Scheme> ref(2, 2, 3, 7, 2);
-    trial<Scheme> t(ref, {170, 45}, 6, {.tokens = 64, .sinks = 1, .window = 8});
-    for (int i = 0; i < 6; ++i) t.step({0, 1}, {1, 1}, rounding);
+    trial<Scheme> t(ref, {170, 45}, 30, {.tokens = 64, .sinks = 1, .window = 8});
+    for (int i = 0; i < 30; ++i) t.step({0, 1}, {1, 1}, rounding);
   };
   check(std::type_identity<token_major_dense<64>>{});
   check(std::type_identity<block_centred<64>>{});
+  check(std::type_identity<over_all_heads<64>>{});
+  check(std::type_identity<before_rotary_over_all<64>>{});
+  check(std::type_identity<before_rotary_of_one<64>>{});
+  check(std::type_identity<low_rank_keys<64>>{});
   check(std::type_identity<by_mean_query<64>>{});
   check(std::type_identity<by_sum<64>>{});
 }
@@ -149,4 +180,57 @@ TEST_CASE("results are bit-identical for any threads and any batch") {
       REQUIRE(outputs(host::executor(pool), true) == serial);
     }
   });
+}
+
+TEST_CASE("at every vector level attention equals the reference, and no bit depends on threads") {
+  for (host::vector_level const level : host::vector_levels) {
+    if (!host::is_supported(level)) continue;
+    for_each_scheme<64>([&]<class Scheme>(std::type_identity<Scheme>) {
+      auto const outputs = [&](host::executor const& on) {
+        reference<Scheme> ref(1, 2, 3, 21, 1);
+        ref.kernels = host::kernels_of(level);
+        trial<Scheme> t(ref, {150, 300}, 6, {.tokens = 32, .sinks = 4, .window = 16}, on.at_level(level));
+        std::vector<float> all;
+        for (int i = 0; i < 3; ++i) {
+          auto const x = t.step({1, 0}, {1, 1}, rounding);
+          all.insert(all.end(), x.begin(), x.end());
+        }
+        return all;
+      };
+      host::thread_pool pool(5);
+      REQUIRE(outputs({}) == outputs(host::executor(pool)));
+    });
+  }
+}
+
+namespace {
+
+struct with_remainder : scheme::shadow_kv<32, jacobi_eigensolver, float, cellar::codec::fixed_rank<20>> {  // outliers too
+  using remainder = cellar::attention::mean_value;
+};
+
+}  // namespace
+
+TEST_CASE("fewer heads than threads: the parts of an attention and the tiles of a scoring are shared out, and no bit changes") {
+  auto const check = []<class Scheme>(std::type_identity<Scheme>) {
+    auto const outputs = [](host::executor const& on) {
+      reference<Scheme> ref(1, 2, 3, 22);
+      trial<Scheme> t(ref, {3300, 90}, 8, {.tokens = 2100, .sinks = 3, .window = 20, .outliers = Scheme::outliers::keeps_outliers ? 2 : 0}, on, 2);
+      std::vector<float> all;
+      for (std::int64_t const tokens : {1, 2, 1}) {
+        auto const x =
+            t.step(tokens == 1 ? std::vector<std::size_t>{1, 0} : std::vector<std::size_t>{0},
+                   tokens == 1 ? std::vector<std::int64_t>{1, 1} : std::vector<std::int64_t>{2}, rounding, on.workers() == 1 && !Scheme::remainder::estimates);
+        all.insert(all.end(), x.begin(), x.end());
+      }
+      return all;
+    };
+    auto const serial = outputs({});
+    for (int const threads : {3, 5}) {
+      host::thread_pool pool(threads);
+      REQUIRE(outputs(host::executor(pool)) == serial);
+    }
+  };
+  for_each_scheme<32>(check);
+  check(std::type_identity<with_remainder>{});
 }

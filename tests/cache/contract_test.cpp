@@ -1,23 +1,26 @@
 // What a cache refuses, what it promises about memory, and what it counts.
+#include <atomic>
 #include <cstdlib>
 #include <limits>
 #include <new>
 #include <system_error>
 
 #include "cache/reference.hpp"
+#include "cache/scratch.hpp"
 
 using namespace cellar;
 
 namespace {
 
-std::int64_t allocations = 0;
+// Atomic: other tests of this program allocate in several threads.
+[[maybe_unused]] std::atomic<std::int64_t> allocations = 0, last_allocation = std::numeric_limits<std::int64_t>::max();  // beyond it there is no memory
 
 }  // namespace
 
 #ifndef __SANITIZE_ADDRESS__  // which replaces these itself
 // noinline: g++ takes an inlined pair of malloc and free for a mismatch.
 [[gnu::noinline]] void* operator new(std::size_t n) {
-  ++allocations;
+  if (++allocations > last_allocation) throw std::bad_alloc();
   if (void* const p = std::malloc(n ? n : 1)) return p;
   throw std::bad_alloc();
 }
@@ -36,6 +39,9 @@ host::executor const serial;
 
 struct sealing : scheme::mean_landmark<d, float> {  // pages of 128 tokens, filled while decoding
   static constexpr bool keeps_generated = false;
+};
+struct with_outliers : sealing {
+  using outliers = cellar::select::least_cosine;
 };
 
 /// A cache with one prompt of 100 tokens, and rows to feed it.
@@ -331,6 +337,29 @@ TEST_CASE("finite numbers that the storage type cannot hold are refused, the lar
   check(small<scheme::quest<d, f16>>(), 65504.f, 65536.f);
   check(small<scheme::mean_landmark<d, f16>>(), 65504.f, -65536.f);
   check(small<scheme::dense<d, bf16>>(), 1e30f, 3.4e38f);
+  struct wider_near : scheme::dense<d, bf16> {  // near, 65504 would round to what the codec cannot hold
+    using key_codec = cellar::codec::identity<f16>;
+    using value_codec = cellar::codec::identity<f16>;
+  };
+  check(small<wider_near>({.sequences = 1, .tokens = 120}, {}), 65280.f, 65504.f);
+}
+
+TEST_CASE("a number that its code rounds beyond what near memory holds comes back near as the largest that it holds") {
+  struct wider_far : scheme::dense<d, f16> {
+    using key_codec = cellar::codec::identity<bf16>;  // 65504 is stored as 65536
+    using value_codec = cellar::codec::identity<bf16>;
+  };
+  small<wider_far> x({.sequences = 2, .tokens = 120}, {});
+  x.values[10 * 2 * d] = 65504.f;
+  x.id = x.c.begin_prompt(x.staging());
+  x.c.finish_prompt(serial, x.id);
+  x.c.truncate(serial, x.id, 12);
+  x.plan();
+  for (int layer = 0; layer < 2; ++layer) {
+    x.append(layer);
+    x.attend(layer);
+    for (int c = 0; c < 4 * d; ++c) REQUIRE(is_finite(x.out[std::size_t(c)]));
+  }
 }
 
 TEST_CASE("a query sees its own key, whatever the window") {
@@ -429,7 +458,7 @@ TEST_CASE("memory that is freed serves the next sequence as new memory does") {
 TEST_CASE("decoding allocates nothing, also when blocks seal and pages are taken") {
   auto const check = [](auto x) {
     x.step();
-    auto const before = allocations;
+    std::int64_t const before = allocations;
     for (int i = 0; i < 18; ++i) {
       x.plan();
       for (int layer = 0; layer < 2; ++layer) {
@@ -491,3 +520,91 @@ TEST_CASE("usage where generated tokens seal: sinks and window first, what is le
     CHECK(u.generated == std::min<std::int64_t>(near - 12, i + 1) * near_token);
   }
 }
+
+#ifndef __SANITIZE_ADDRESS__
+TEST_CASE("a fork for which there is no memory takes no sequence") {
+  small<sealing> x({.sequences = 2, .tokens = 200, .step_tokens = 4});
+  for (std::int64_t n = 0;; ++n) {
+    last_allocation = allocations + n;
+    bool fails = false;
+    try {
+      x.c.fork(serial, x.id);
+    } catch (std::bad_alloc const&) {
+      fails = true;
+    }
+    last_allocation = std::numeric_limits<std::int64_t>::max();
+    if (!fails) break;
+    REQUIRE_THROWS_WITH(x.c.length(sequence_id{1}), contains("no such sequence"));
+  }
+  CHECK(x.c.length(sequence_id{1}) == 100);
+}
+
+TEST_CASE("a prefetch for which there is no memory leaves nothing in the pool that was not fetched") {
+  small<in_file<sealing>> x({.sequences = 1, .tokens = 200, .step_tokens = 4, .pool_runs = 1000});
+  std::vector<logical_block> all;
+  for (int b = 0; b < 11; ++b) all.push_back(logical_block(b));
+  statistics seen;
+  x.c.observe(&seen);
+  auto const prefetch = [&] { x.c.prefetch(serial, 0, x.id, 0, {all.data(), 11}); };
+  last_allocation = allocations.load();
+  bool fails = false;
+  try {
+    prefetch();
+  } catch (std::bad_alloc const&) {
+    fails = true;
+  }
+  last_allocation = std::numeric_limits<std::int64_t>::max();
+  REQUIRE(fails);
+  seen = {};
+  prefetch();
+  CHECK(seen.pool_hits == 0);
+  CHECK(seen.pool_misses == 11);
+}
+
+TEST_CASE("a truncation for which there is no memory takes nothing back") {
+  for (std::int64_t const length : {64, 61}) {  // at a block's end, and within one
+    small<with_outliers> x({.sequences = 1, .tokens = 200, .step_tokens = 4}, {.tokens = 16, .window = 8, .outliers = 100});
+    auto const outliers = x.c.outliers(0, x.id, 0).count;
+    for (std::int64_t n = 0;; ++n) {
+      last_allocation = allocations + n;
+      bool fails = false;
+      try {
+        x.c.truncate(serial, x.id, length);
+      } catch (std::bad_alloc const&) {
+        fails = true;
+      }
+      last_allocation = std::numeric_limits<std::int64_t>::max();
+      if (!fails) break;
+      REQUIRE(x.c.length(x.id) == 100);
+      REQUIRE(x.c.outliers(0, x.id, 0).count == outliers);
+    }
+    CHECK(x.c.length(x.id) == length);
+    CHECK(x.c.outliers(0, x.id, 0).count == length / 8);
+  }
+}
+
+TEST_CASE("a plan for which there is no memory takes no page") {
+  small<dense> x({.sequences = 4, .tokens = 200, .step_tokens = 4, .far_tokens = 256}, {});
+  batch_entry const both[]{{x.c.fork(serial, x.id), 1}, {x.c.fork(serial, x.id), 1}};
+  for (int i = 0; i < 12; ++i) {
+    x.c.plan(serial, {both, 2});
+    for (int layer = 0; layer < 2; ++layer) x.append(layer, 2);
+  }
+  for (std::int64_t n = 0;; ++n) {  // both seal into the second page, which the three share
+    last_allocation = allocations + n;
+    bool fails = false;
+    try {
+      x.c.plan(serial, {both, 2});
+    } catch (std::bad_alloc const&) {
+      fails = true;
+    }
+    last_allocation = std::numeric_limits<std::int64_t>::max();
+    if (!fails) break;
+    auto const other = x.c.begin_prompt(x.staging());
+    REQUIRE_NOTHROW(x.c.finish_prompt(serial, other));  // takes the two pages that are left
+    x.c.free(other);
+  }
+  auto const other = x.c.begin_prompt(x.staging());
+  CHECK_THROWS_WITH(x.c.finish_prompt(serial, other), contains("far memory"));
+}
+#endif

@@ -6,14 +6,48 @@
 
 #include "catch.hpp"
 #include "cellar/cellar.hpp"
+#include "eigensolver.hpp"
 #include "random.hpp"
 
 inline constexpr double rounding = 5e-5;  ///< Of outputs: f32 sums and exp of a few hundred terms of size 1 to 4.
+
+/// What a variant of attention does to a logit and whom a query sees, by its definition, in double.
+template <class Variant>
+struct variant_reference;
+template <>
+struct variant_reference<cellar::attention::causal> {
+  static double logit(double x) { return x; }
+  static bool sees(std::int64_t q, std::int64_t k) { return k <= q; }
+};
+template <class Cap, class Base>
+struct variant_reference<cellar::attention::soft_cap<Cap, Base>> {
+  static double logit(double x) {
+    double const cap = double(Cap::num) / double(Cap::den);
+    return variant_reference<Base>::logit(cap * std::tanh(x / cap));
+  }
+  static bool sees(std::int64_t q, std::int64_t k) { return variant_reference<Base>::sees(q, k); }
+};
+template <std::int64_t Tokens, class Base>
+struct variant_reference<cellar::attention::sliding_window<Tokens, Base>> {
+  static double logit(double x) { return variant_reference<Base>::logit(x); }
+  static bool sees(std::int64_t q, std::int64_t k) { return k > q - Tokens && variant_reference<Base>::sees(q, k); }
+};
 
 /// A model's keys and values made of random numbers, and attention over them in double: what a cache is compared with.
 struct sequence_data {
   std::vector<float> keys, values;  // [layer][token][kv_head][head_dim], room for all tokens
   std::int64_t capacity = 0, prompt = 0;
+  std::int64_t kept = 0;                                              // first tokens of the open block whose codes are kept
+  std::vector<float> original_keys = keys, original_values = values;  // what policies learnt from
+  std::vector<float> coded_keys = keys, coded_values = values;        // what codes were made of: not the same where a block was reopened
+};
+
+/// One layer of a real model while it decodes, in place of random numbers.
+struct recorded_layer {
+  cellar::model_shape shape;           // of one layer; whoever recorded it keeps its frequencies
+  std::int64_t prompt = 0, steps = 0;  // tokens
+  std::vector<float> keys, values;     // [prompt + steps][kv_head][head_dim]
+  std::vector<float> queries;          // [step][query_head][head_dim]
 };
 
 template <class Scheme>
@@ -21,29 +55,63 @@ class reference {
  public:
   static constexpr int d = Scheme::head_dim;
 
+  explicit reference(recorded_layer const& of) : random_(0), shape_(of.shape), recorded_(&of) {}
   reference(int layers, int kv_heads, int group, std::uint64_t seed, float bias = 0) : random_(seed), bias_(random_.normals(d, bias)) {
     for (int i = 0; i < d / 2; ++i) frequencies_.push_back(std::pow(1e4, -2.0 * i / d));
     shape_ = {.layers = layers, .query_heads = kv_heads * group, .kv_heads = kv_heads, .head_dim = d};
     shape_.rotary = {cellar::rotary_pairing::half_split, {frequencies_.data(), d / 2}};
   }
 
+  /// Codes are made by the library: at the vector level of the cache, since two levels may take different points where two are equally near up to rounding.
+  cellar::vector_kernels const* kernels = cellar::host::executor().kernels();
+
   cellar::model_shape const& shape() const { return shape_; }
+  /// The rotary embedding as a cache has it.
+  cellar::rotary with_turns() const {
+    cellar::rotary r = shape_.rotary;
+    if (turns_.empty()) {
+      turns_.resize(std::size_t(cellar::turn_floats(r, 8192)));
+      cellar::fill_turns(r, 8192, turns_.data());
+    }
+    r.turns = {turns_.data(), std::int64_t(turns_.size())};
+    return r;
+  }
   random_numbers& random() { return random_; }
 
   /// Keys with a bias before rotary embedding, attended at their positions.
   sequence_data sequence(std::int64_t prompt, std::int64_t capacity) {
+    if (recorded_) {
+      REQUIRE((prompt == recorded_->prompt && capacity <= prompt + recorded_->steps));
+      auto const rows = [&](std::vector<float> const& x) {
+        std::vector<float> y(x.begin(), x.begin() + capacity * width());
+        for (float& one : y) one = from_storage(one);
+        return y;
+      };
+      return {rows(recorded_->keys), rows(recorded_->values), capacity, prompt};
+    }
     sequence_data s{random_.normals(shape_.layers * capacity * width()), random_.normals(shape_.layers * capacity * width()), capacity, prompt};
     for (std::int64_t row = 0; row < std::int64_t(s.keys.size()) / d; ++row) {
       std::int64_t const position = row / shape_.kv_heads % capacity;
       float* const k = s.keys.data() + row * d;
       for (int c = 0; c < d; ++c) k[c] = from_storage(k[c] + bias_[std::size_t(c)]);
-      cellar::rotate(shape_.rotary, k, double(position), k);
+      cellar::rotate(shape_.rotary, k, position, k);
       for (int c = 0; c < d; ++c) {
         k[c] = from_storage(k[c]);
         s.values[std::size_t(row * d + c)] = from_storage(s.values[std::size_t(row * d + c)]);
       }
     }
+    s.original_keys = s.coded_keys = s.keys;
+    s.original_values = s.coded_values = s.values;
     return s;
+  }
+  /// What the token at that position asks, [query_head][d]: it depends on sequence, position and layer alone.
+  std::vector<float> query(std::size_t who, std::int64_t position, int layer) const {
+    std::int64_t const n = shape_.query_heads * d;
+    if (recorded_) {
+      auto const from = recorded_->queries.begin() + (position - recorded_->prompt) * n;
+      return {from, from + n};
+    }
+    return random_numbers(std::uint64_t((std::int64_t(who) * 100000 + position) * 100 + layer)).normals(n, 2);
   }
   std::int64_t width() const { return std::int64_t(shape_.kv_heads) * d; }
   float* row(std::vector<float>& x, sequence_data const& s, int layer, std::int64_t token, int head = 0) const {
@@ -71,28 +139,27 @@ class reference {
     return rows;
   }
 
-  /// What a codec (tested by itself) makes of rows at positions from `first` on; trained on the prompt's rows where it learns.
+  /// What a codec (tested by itself) makes of one head's rows at positions from `first` on; trained on the prompt's rows where it learns.
   template <class Codec>
   std::vector<float> coded(Codec coder, std::vector<float> const& rows, std::vector<float> const& prompt_rows, std::int64_t first) const {
-    cellar::serial_team t;
-    std::vector<std::byte> state(4096);
-    if constexpr (cellar::rotary_aware<Codec>) coder = coder.with(shape_.rotary);
-    if constexpr (cellar::trained<Codec>) {
-      coder.train(t, rows_of<d>(prompt_rows), 0, state.data());
-      coder = coder.bind(state.data());
-    }
-    if constexpr (cellar::positional<Codec>) coder = coder.at(first);
-    std::int64_t const groups = std::int64_t(rows.size()) / d / Codec::token_group;
-    cellar::row_bytes const size = coder.bytes(d);
-    std::vector<std::byte> codes(std::size_t(groups * size.codes) + 1), scales(std::size_t(groups * size.scales) + 1);
-    cellar::row_parts<std::byte> const at{codes.data(), scales.data(), size.codes, size.scales};
-    coder.encode(t, rows_of<d>(rows), at);
-    std::vector<float> y(rows.size());
-    coder.decode(t, at, rows_of<d>(y));
-    return y;
+    return coded_columns<d>(coder, rows, prompt_rows, first);
   }
+  /// The same of tokens [begin, end) of a sequence, one head of them; codecs over all heads see all of them.
+  template <class Codec>
+  std::vector<float> far(std::vector<float> const& x, std::vector<float> const& original, sequence_data const& s, int layer, int head, std::int64_t begin,
+                         std::int64_t end) const {
+    if constexpr (cellar::of_all_heads<Codec>) {
+      auto const all = [&](std::vector<float> const& y, std::int64_t first, std::int64_t last) {
+        return std::vector<float>(row(y, s, layer, first), row(y, s, layer, first) + (last - first) * width());
+      };
+      return coded_columns<cellar::dynamic>(Codec{}.of_head(head, shape_.kv_heads), all(x, begin, end), all(original, 0, s.prompt), begin);
+    } else {
+      return coded(Codec{}, head_rows(x, s, layer, head, begin, end), head_rows(original, s, layer, head, 0, s.prompt), begin);
+    }
+  }
+  static float from_storage(float x) { return cellar::to_float(cellar::from_float<typename Scheme::near_scalar>(x)); }
 
-  /// softmax(scale q . k) v over the given positions, keys and values [token][d] of one head; in double.
+  /// softmax(scale q . k, as the scheme's attention bends it) v over the given positions, keys and values [token][d] of one head; in double.
   std::vector<double> attend(float const* q, std::vector<float> const& keys, std::vector<float> const& values,
                              std::vector<std::int64_t> const& positions) const {
     std::vector<double> logits, out(d, 0.0);
@@ -100,7 +167,7 @@ class reference {
     for (std::int64_t const p : positions) {
       double x = 0;
       for (int c = 0; c < d; ++c) x += double(q[c]) * double(keys[std::size_t(p * d + c)]);
-      logits.push_back(x * double(shape_.scale()));
+      logits.push_back(variant_reference<typename Scheme::attention>::logit(x * double(shape_.scale())));
       top = std::max(top, logits.back());
     }
     for (std::size_t i = 0; i < positions.size(); ++i) {
@@ -113,12 +180,42 @@ class reference {
   }
 
  private:
-  static float from_storage(float x) { return cellar::to_float(cellar::from_float<typename Scheme::near_scalar>(x)); }
+  template <int Columns, class Codec>
+  std::vector<float> coded_columns(Codec coder, std::vector<float> const& rows, std::vector<float> const& prompt_rows, std::int64_t first) const {
+    std::int64_t const columns = Columns == cellar::dynamic ? width() : d, tokens = std::int64_t(rows.size()) / columns;
+    auto const view = [&](std::vector<float> const& x) {
+      return cellar::matrix_view<float const, Columns>{x.data(), std::int64_t(x.size()) / columns, columns, columns};
+    };
+    cellar::serial_team t(nullptr, 0, kernels);
+    std::vector<std::byte> state, scratch;
+    if constexpr (cellar::rotary_aware<Codec>) coder = coder.with(with_turns());
+    if constexpr (cellar::trained<Codec>) {
+      state.resize(std::size_t(coder.state_bytes(columns)));
+      auto learner = coder;
+      if constexpr (cellar::trains_in_scratch<Codec>) {
+        scratch.resize(std::size_t(coder.train_scratch_bytes(columns)));
+        learner = learner.with_scratch(scratch.data());
+      }
+      learner.train(t, view(prompt_rows), 0, state.data());
+      coder = coder.bind(state.data());
+    }
+    if constexpr (cellar::positional<Codec>) coder = coder.at(first);
+    cellar::row_bytes const size = coder.bytes(columns);
+    std::int64_t const groups = tokens / Codec::token_group;
+    std::vector<std::byte> codes(std::size_t(groups * size.codes) + 1), scales(std::size_t(groups * size.scales) + 1);
+    cellar::row_parts<std::byte> const at{codes.data(), scales.data(), size.codes, size.scales};
+    coder.encode(t, view(rows), at);
+    std::vector<float> y(std::size_t(tokens * d));
+    coder.decode(t, at, rows_of<d>(y));
+    return y;
+  }
 
+  mutable std::vector<float> turns_;
   random_numbers random_;
   std::vector<float> bias_;
   std::vector<double> frequencies_;
   cellar::model_shape shape_;
+  recorded_layer const* recorded_ = nullptr;
 };
 
 /// A cache and its reference, fed the same.
@@ -128,11 +225,17 @@ class trial {
   static constexpr int d = Scheme::head_dim;
 
   trial(reference<Scheme>& ref, std::vector<std::int64_t> const& prompts, std::int64_t generated, cellar::budget const& budget, cellar::host::executor on = {},
-        std::int64_t step_tokens = 1)
+        std::int64_t step_tokens = 1, int more_sequences = 0, std::int64_t pool_runs = 0)
       : ref_(ref),
         on_(on),
         capacity_(*std::max_element(prompts.begin(), prompts.end()) + generated),
-        cache(on, ref.shape(), {.sequences = int(prompts.size()), .tokens = capacity_, .generated_tokens = generated, .step_tokens = step_tokens}, budget) {
+        cache(on, ref.shape(),
+              {.sequences = int(prompts.size()) + more_sequences,
+               .tokens = capacity_,
+               .generated_tokens = generated,
+               .step_tokens = step_tokens,
+               .pool_runs = pool_runs},
+              budget) {
     std::vector<float> keys, values;
     for (std::int64_t const n : prompts) {
       data.push_back(ref.sequence(n, capacity_));
@@ -143,7 +246,6 @@ class trial {
   }
 
   /// One step of the given sequences, `new_tokens` each; checks every layer's output. Returns the outputs, [layer][row][head][d].
-  /// A query depends on its sequence, position and layer alone.
   std::vector<float> step(std::vector<std::size_t> const& who, std::vector<std::int64_t> const& new_tokens, double tolerance, bool checks = true) {
     auto const& shape = ref_.shape();
     std::vector<cellar::batch_entry> batch;
@@ -162,8 +264,7 @@ class trial {
           auto const *const key = ref_.row(s.keys, s, layer, lengths[who[i]] + t), *const value = ref_.row(s.values, s, layer, lengths[who[i]] + t);
           k.insert(k.end(), key, key + ref_.width());
           v.insert(v.end(), value, value + ref_.width());
-          auto const query =
-              random_numbers(std::uint64_t((std::int64_t(who[i]) * 100000 + lengths[who[i]] + t) * 100 + layer)).normals(shape.query_heads * d, 2);
+          auto const query = ref_.query(who[i], lengths[who[i]] + t, layer);
           q.insert(q.end(), query.begin(), query.end());
         }
       cache.append(on_, layer, cellar::packed_heads<float const>(k.data(), rows, shape.kv_heads, d),
@@ -177,6 +278,45 @@ class trial {
     return all;
   }
 
+  /// Truncates the cache's sequence and what is expected of it.
+  void truncate(std::size_t who, std::int64_t length) {
+    auto& s = data[who];
+    std::int64_t const sealed_before = cache.sealed_blocks(ids[who]);
+    cache.truncate(on_, ids[who], length);
+    std::int64_t const sealed = cache.sealed_blocks(ids[who]), begin = cache.sinks() + sealed * Scheme::block_tokens;
+    REQUIRE(cache.length(ids[who]) == length);
+    REQUIRE(sealed == std::min(sealed_before, std::max<std::int64_t>(0, length - cache.sinks()) / Scheme::block_tokens));
+    lengths[who] = length;
+    // The rows of a block that was cut are near as decoded; whole token groups keep their codes, the rest is coded from the decoded rows.
+    bool const is_cut = sealed < sealed_before;
+    s.kept = std::max<std::int64_t>(0, is_cut ? length - begin : std::min(s.kept, length - begin));
+    auto const reopen = [&]<class Codec>(std::type_identity<Codec>, std::vector<float>& near, std::vector<float>& coded, std::vector<float> const& original) {
+      auto const source = coded;
+      std::int64_t const recoded = begin + s.kept / Codec::token_group * Codec::token_group;
+      for (int layer = 0; layer < ref_.shape().layers; ++layer)
+        for (int head = 0; head < ref_.shape().kv_heads; ++head) {
+          std::vector<float> rows;
+          if (is_cut && s.kept > 0) rows = ref_.template far<Codec>(source, original, s, layer, head, begin, begin + Scheme::block_tokens);
+          for (std::int64_t p = begin; p < std::min(begin + Scheme::block_tokens, s.capacity); ++p)
+            for (int c = 0; c < d; ++c) {
+              float& x = ref_.row(near, s, layer, p, head)[c];
+              if (is_cut && p < length) x = ref_.from_storage(rows[std::size_t((p - begin) * d + c)]);
+              if (p >= recoded) ref_.row(coded, s, layer, p, head)[c] = x;
+            }
+        }
+    };
+    reopen(std::type_identity<typename Scheme::key_codec>{}, s.keys, s.coded_keys, s.original_keys);
+    reopen(std::type_identity<typename Scheme::value_codec>{}, s.values, s.coded_values, s.original_values);
+  }
+  /// Forks a sequence; returns the new one's number.
+  std::size_t fork(std::size_t who) {
+    auto const id = cache.fork(on_, ids[who]);
+    data.push_back(sequence_data(data[who]));
+    ids.push_back(id);
+    lengths.push_back(lengths[who]);
+    return ids.size() - 1;
+  }
+
  private:
   void check(int layer, std::vector<std::size_t> const& who, std::vector<std::int64_t> const& new_tokens, std::vector<float> const& q,
              std::vector<float> const& out, double tolerance) {
@@ -188,15 +328,28 @@ class trial {
       REQUIRE(cache.length(ids[who[i]]) == length);
       for (int head = 0; head < shape.kv_heads; ++head) {
         auto keys = ref_.head_rows(s.keys, s, layer, head, 0, length), values = ref_.head_rows(s.values, s, layer, head, 0, length);
-        auto const prompt_keys = ref_.head_rows(s.keys, s, layer, head, 0, s.prompt), prompt_values = ref_.head_rows(s.values, s, layer, head, 0, s.prompt);
-        std::int64_t const begin = cache.sinks() * d, end = begin + sealed * Scheme::block_tokens * d;
         if (sealed > 0) {  // far rows are what the codec makes of them
-          auto const far_keys = ref_.coded(typename Scheme::key_codec{}, {keys.begin() + begin, keys.begin() + end}, prompt_keys, cache.sinks());
-          auto const far_values = ref_.coded(typename Scheme::value_codec{}, {values.begin() + begin, values.begin() + end}, prompt_values, cache.sinks());
-          std::copy(far_keys.begin(), far_keys.end(), keys.begin() + begin);
-          std::copy(far_values.begin(), far_values.end(), values.begin() + begin);
+          std::int64_t const begin = cache.sinks(), end = begin + sealed * Scheme::block_tokens;
+          auto const far_keys = ref_.template far<typename Scheme::key_codec>(s.coded_keys, s.original_keys, s, layer, head, begin, end);
+          auto const far_values = ref_.template far<typename Scheme::value_codec>(s.coded_values, s.original_values, s, layer, head, begin, end);
+          std::copy(far_keys.begin(), far_keys.end(), keys.begin() + begin * d);
+          std::copy(far_values.begin(), far_values.end(), values.begin() + begin * d);
+        }
+        // Outliers are near and exact.
+        auto const outliers = cache.outliers(layer, ids[who[i]], head);
+        auto const is_outlier = [&](std::int64_t block) { return std::any_of(outliers.begin(), outliers.end(), [&](auto id) { return number(id) == block; }); };
+        for (auto const id : outliers) {
+          std::int64_t const first = cache.sinks() + number(id) * Scheme::block_tokens, n = Scheme::block_tokens * d;
+          REQUIRE(number(id) < sealed);
+          auto const exact_keys = ref_.head_rows(s.original_keys, s, layer, head, first, first + Scheme::block_tokens);
+          auto const exact_values = ref_.head_rows(s.original_values, s, layer, head, first, first + Scheme::block_tokens);
+          std::copy_n(exact_keys.begin(), n, keys.begin() + first * d);
+          std::copy_n(exact_values.begin(), n, values.begin() + first * d);
         }
         std::vector<std::int64_t> positions;
+        for (auto const id : outliers)
+          if (cache.selected(std::int64_t(i), head))
+            for (int t = 0; t < Scheme::block_tokens; ++t) positions.push_back(cache.sinks() + number(id) * Scheme::block_tokens + t);
         for (std::int64_t p = 0; p < sinks; ++p) positions.push_back(p);
         auto const selected = cache.selected(std::int64_t(i), head);
         std::int64_t last = -1;
@@ -204,13 +357,14 @@ class trial {
           std::int64_t const block = selected ? number((*selected)[b]) : b;
           REQUIRE(block > last);
           REQUIRE(block < sealed);
+          if (selected) REQUIRE(!is_outlier(block));
           last = block;
           for (int t = 0; t < Scheme::block_tokens; ++t) positions.push_back(cache.sinks() + block * Scheme::block_tokens + t);
         }
         for (std::int64_t p = std::max(sinks, cache.sinks() + sealed * Scheme::block_tokens); p < length; ++p) positions.push_back(p);
         for (std::int64_t t = 0; t < new_tokens[i]; ++t) {
           auto visible = positions;
-          std::erase_if(visible, [&](std::int64_t p) { return p > lengths[who[i]] + t; });
+          std::erase_if(visible, [&](std::int64_t p) { return !variant_reference<typename Scheme::attention>::sees(lengths[who[i]] + t, p); });
           for (int g = 0; g < shape.group(); ++g) {
             std::int64_t const at = ((row + t) * shape.query_heads + head * shape.group() + g) * d;
             auto const expected = ref_.attend(q.data() + at, keys, values, visible);
@@ -238,14 +392,28 @@ class trial {
   std::vector<std::int64_t> lengths;
 };
 
-/// The schemes of the library in f32, so that what is compared is the algorithm and not the rounding of storage.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool is_sanitized = true;
+#else
+inline constexpr bool is_sanitized = false;
+#endif
+
+/// The schemes of the library in f32, so that what is compared is the algorithm and not the rounding of storage. Under sanitizers, which take long to build
+/// and to run, one of each kind.
 template <int D, class F>
 void for_each_scheme(F const& f) {
   namespace scheme = cellar::scheme;
   f(std::type_identity<scheme::dense<D, float>>{});
   f(std::type_identity<scheme::sink_window<D, float>>{});
   f(std::type_identity<scheme::quest<D, float>>{});
-  f(std::type_identity<scheme::mean_landmark<D, float>>{});
-  f(std::type_identity<scheme::yakv<D, float>>{});
   f(std::type_identity<scheme::yakv_centred<D, float>>{});
+  f(std::type_identity<scheme::shadow_kv<D, jacobi_eigensolver, float, cellar::codec::fixed_rank<20>>>{});
+  f(std::type_identity<scheme::yakv_published<D, float>>{});
+  if constexpr (!is_sanitized) {
+    f(std::type_identity<scheme::mean_landmark<D, float>>{});
+    f(std::type_identity<scheme::yakv<D, float>>{});
+    f(std::type_identity<scheme::arkvale<D, float>>{});
+    f(std::type_identity<scheme::yakv_before_rotary<D, float>>{});
+    f(std::type_identity<scheme::yakv_residual<D, float>>{});
+  }
 }

@@ -84,11 +84,30 @@ TEST_CASE("the rotated mean is the mean key before rotary embedding, at every po
       for (std::size_t c = 0; c < d; ++c) REQUIRE(double(state[c]) == Approx(mean[c]).margin(1e-4));
       auto const bound = center.bind(reinterpret_cast<std::byte*>(state.data())).at(100);
       std::vector<float> at(d);
-      bound.center(3, at.data());
+      bound.center(t, 3, at.data());
       auto const expected = turned(mean, pairing, 103);
       for (std::size_t c = 0; c < d; ++c) REQUIRE(double(at[c]) == Approx(expected[c]).margin(2e-4));
     }
   });
+}
+
+TEST_CASE("the rotated mean of keys with a magnitude (YaRN) has it too") {
+  constexpr int d = 64;
+  random_numbers r(8);
+  auto const f = frequencies(d);
+  auto keys = biased_keys(d, 50, rotary_pairing::half_split, 7, r);
+  auto const centers = [&] {  // of the keys as attended, 30 positions on
+    std::vector<float> state(d), at(d);
+    serial_team t;
+    auto const center = codec::rotated_mean{}.with({rotary_pairing::half_split, {f.data(), d / 2}});
+    center.train(t, rows_of<d>(std::as_const(keys)), 7, reinterpret_cast<std::byte*>(state.data()));
+    center.bind(reinterpret_cast<std::byte*>(state.data())).at(30).center(t, 0, at.data());
+    return at;
+  };
+  auto const plain = centers();
+  for (float& k : keys) k *= 1.25f;
+  auto const longer = centers();
+  for (std::size_t c = 0; c < d; ++c) CHECK(longer[c] == Approx(1.25f * plain[c]).margin(1e-4));
 }
 
 TEST_CASE("centred by the rotated mean, biased keys lose what unbiased ones lose") {

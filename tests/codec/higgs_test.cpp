@@ -1,9 +1,9 @@
-#include "cellar/codec/higgs.hpp"
+#include "codec/higgs_oracle.hpp"
 
-#include <cmath>
 #include <numbers>
 
-#include "catch.hpp"
+#include "cellar/host/vector_level.hpp"
+
 #include "random.hpp"
 #include "sweep.hpp"
 
@@ -28,52 +28,6 @@ double grid_error(int samples) {
   }
   return sum / samples / Dimension;
 }
-
-/// The rotation from its definition: an explicit matrix of signs, entry (i, j) = (-1)^popcount(i & j), in double.
-std::vector<double> rotated(std::vector<double> const& x) {
-  std::size_t const width = std::size_t(codec::rotation_width(std::int64_t(x.size())));
-  std::vector<double> y(x.size(), 0.0);
-  for (std::size_t base = 0; base < x.size(); base += width)
-    for (std::size_t i = 0; i < width; ++i)
-      for (std::size_t j = 0; j < width; ++j) y[base + i] += (std::popcount(i & j) % 2 ? -1.0 : 1.0) * x[base + j] / std::sqrt(double(width));
-  return y;
-}
-
-template <class Codec, int Dimension, int Points, std::uint32_t Seed>
-struct oracle {
-  using grid = codec::higgs_grid<Dimension, Points>;
-
-  static int code(std::byte const* codes, int sub) {
-    int const byte = int(codes[Points == 16 ? sub / 2 : sub]);
-    return Points == 16 ? byte >> (4 * (sub % 2)) & 15 : byte;
-  }
-  /// What stored bytes stand for.
-  static std::vector<double> decode(std::byte const* codes, double scale, int channels) {
-    std::vector<double> y;
-    for (int sub = 0; sub < channels / Dimension; ++sub)
-      for (int c = 0; c < Dimension; ++c) y.push_back(double(grid::points[code(codes, sub) * Dimension + c]) * scale / std::sqrt(double(channels)));
-    auto x = rotated(y);  // the rotation is its own inverse
-    for (int c = 0; c < channels; ++c) x[std::size_t(c)] *= double(codec::random_sign(Seed, c));
-    return x;
-  }
-  /// Each code is a nearest point, but for rounding.
-  static void check_codes(std::vector<float> const& x, std::byte const* codes, double scale) {
-    int const channels = int(x.size());
-    std::vector<double> y;
-    for (int c = 0; c < channels; ++c) y.push_back(double(x[std::size_t(c)]) * double(codec::random_sign(Seed, c)) * std::sqrt(double(channels)) / scale);
-    y = rotated(y);
-    for (int sub = 0; sub < channels / Dimension; ++sub) {
-      auto const distance = [&](int point) {
-        double d = 0;
-        for (int c = 0; c < Dimension; ++c) d += std::pow(y[std::size_t(sub * Dimension + c)] - double(grid::points[point * Dimension + c]), 2);
-        return d;
-      };
-      double best = 1e30;
-      for (int p = 0; p < Points; ++p) best = std::min(best, distance(p));
-      REQUIRE(distance(code(codes, sub)) <= best + 1e-4);
-    }
-  }
-};
 
 template <int Dimension, int Points, std::uint32_t Seed, class Scale>
 void check_codec() {
@@ -107,7 +61,7 @@ void check_codec() {
       norm = std::sqrt(norm);
       double const scale = double(to_float(cellar::detail::load<Scale>(scales.data() + row * scale_stride)));
       REQUIRE(scale == Approx(norm).epsilon(0.005));
-      auto const expected = oracle<codec_type, Dimension, Points, Seed>::decode(codes.data() + row * code_stride, scale, d);
+      auto const expected = higgs_oracle<Dimension, Points, Seed>::decode(codes.data() + row * code_stride, scale, d);
       for (int c = 0; c < d; ++c) {
         double const decoded = double(y[std::size_t(row * d + c)]);
         REQUIRE(decoded == Approx(expected[std::size_t(c)]).margin(1e-5 * (norm + 1)));
@@ -117,7 +71,7 @@ void check_codec() {
         REQUIRE(error == 0);
         continue;
       }
-      oracle<codec_type, Dimension, Points, Seed>::check_codes(mine, codes.data() + row * code_stride, scale);
+      higgs_oracle<Dimension, Points, Seed>::check_codes(mine, codes.data() + row * code_stride, scale);
       REQUIRE(error <= norm * norm);  // never worse than storing nothing
 
       std::vector<std::byte> one(std::size_t(size.codes + size.scales));  // a row alone gives the same bytes
@@ -180,6 +134,55 @@ TEST_CASE("random signs are balanced, differ between seeds, and are none for see
   }
   CHECK(std::abs(sum) < 4 * 64);
   CHECK(std::abs(equal - 2048) < 4 * 32);
+}
+
+TEST_CASE("rotated rows turn back to the decoded ones, rotated queries meet them with the same product, and groups score as single queries do") {
+  for_head_dims([&](auto dim) {
+    constexpr int d = dim;
+    auto const check = [&](auto coder) {
+      random_numbers r(7);
+      constexpr int lanes = 16, rows = 3;
+      auto const x = r.normals(lanes * d), q = r.normals(rows * d);
+      row_bytes const size = coder.bytes(d);
+      std::vector<std::byte> codes(std::size_t(lanes * size.codes)), scales(std::size_t(lanes * size.scales)), tile(codes.size());
+      row_parts<std::byte> const at{codes.data(), scales.data(), size.codes, size.scales};
+      for (host::vector_level const level : host::vector_levels) {
+        if (!host::is_supported(level)) continue;
+        serial_team t(nullptr, 0, host::kernels_of(level));
+        coder.encode(t, rows_of<d>(x), at);
+        std::vector<float> y(x.size()), rotated(x.size()), turned = q;
+        coder.decode(t, at, rows_of<d>(y));
+        coder.decode_rotated(t, at, rows_of<d>(rotated));
+        coder.rotate(t, rows_of<d>(turned));
+        for (std::size_t h = 0; h < rows; ++h)
+          for (std::size_t lane = 0; lane < lanes; ++lane) {
+            double plain = 0, there = 0;
+            for (std::size_t c = 0; c < d; ++c) {
+              plain += double(q[h * d + c]) * double(y[lane * d + c]);
+              there += double(turned[h * d + c]) * double(rotated[lane * d + c]);
+            }
+            REQUIRE(there == Approx(plain).margin(1e-5 * d));
+          }
+        coder.rotate_back(t, rows_of<d>(rotated));
+        for (std::size_t i = 0; i < y.size(); ++i) REQUIRE(rotated[i] == Approx(y[i]).margin(2e-5));
+
+        for (int lane = 0; lane < lanes; ++lane)
+          for (std::int64_t i = 0; i < size.codes; ++i) tile[std::size_t(i * lanes + lane)] = codes[std::size_t(lane * size.codes + i)];
+        std::vector<std::byte> group(std::size_t(rows * coder.query_bytes(d))), single(std::size_t(coder.query_bytes(d)));
+        std::vector<float> scores(rows * lanes), one(lanes);
+        coder.template prepare_group<d>(t, rows_of<d>(q), group.data());
+        coder.template score_group<d>(t, group.data(), rows, tile.data(), scales.data(), lanes, matrix_view<float>{scores.data(), rows, lanes, lanes});
+        for (std::size_t h = 0; h < rows; ++h) {
+          coder.template prepare_query<d>(t, q.data() + h * d, single.data());
+          coder.template score_codes<d>(t, single.data(), tile.data(), scales.data(), lanes, one.data());
+          for (std::size_t lane = 0; lane < lanes; ++lane) REQUIRE(scores[h * lanes + lane] == one[lane]);
+        }
+      }
+    };
+    check(codec::higgs<4, 256>{});
+    check(codec::higgs<2, 256, 3>{});
+    check(codec::higgs<2, 16, 3>{});
+  });
 }
 
 TEST_CASE("scores from codes are q . decoded row") {

@@ -73,10 +73,36 @@ TEST_CASE("f16 holds what its bits say and rounds to nearest even") {
   CHECK(to_float(from_float<f16>(-1e10f)) == -infinity);
 }
 
+TEST_CASE("rounded_down and rounded_up are the neighbours of a number, or itself") {
+  random_numbers r(4);
+  auto const check = [&]<class T>(T) {
+    for (int i = 0; i < 20000; ++i) {
+      float const x = r.normal() * std::ldexp(1.0f, int(r.below(44)) - 30);
+      float const down = to_float(rounded_down<T>(x)), up = to_float(rounded_up<T>(x));
+      REQUIRE((down <= x && x <= up));
+      if (down == up) continue;
+      float const middle = down / 2 + up / 2;  // nothing of the type lies between them
+      REQUIRE((to_float(from_float<T>(middle)) == down || to_float(from_float<T>(middle)) == up));
+    }
+    for (float const x : {0.0f, 1.0f, -3.0f, 60000.0f}) {
+      CHECK(to_float(rounded_down<T>(x)) <= x);
+      CHECK(to_float(rounded_up<T>(x)) >= x);
+    }
+    CHECK(to_float(rounded_up<T>(1e-45f)) > 0);
+    CHECK(to_float(rounded_down<T>(1e-45f)) == (std::is_same_v<T, float> ? 1e-45f : 0.0f));
+    CHECK(to_float(rounded_up<T>(0.0f)) == 0);
+  };
+  check(float{});
+  check(bf16{});
+  check(f16{});
+}
+
 TEST_CASE("ordered_bits sorts as numbers do, NaN first") {
   std::vector<float> const ascending{-infinity, -3e38f, -1.5f, -1e-45f, 0.0f, 1e-45f, 1e-30f, 1.0f, 3e38f, infinity};
   for (std::size_t i = 0; i + 1 < ascending.size(); ++i) CHECK(ordered_bits(ascending[i]) < ordered_bits(ascending[i + 1]));
   CHECK(ordered_bits(-0.0f) == ordered_bits(0.0f));
+  for (float const x : ascending) CHECK(from_ordered_bits(ordered_bits(x)) == x);
+  CHECK(std::isnan(from_ordered_bits(ordered_bits(std::nanf("")))));
   CHECK(ordered_bits(std::nanf("")) < ordered_bits(-infinity));
   CHECK(ordered_bits(-std::nanf("")) < ordered_bits(-infinity));
 }
@@ -95,6 +121,25 @@ TEST_CASE("exponential is within 2 ulp on the softmax range and vanishes below i
   CHECK(exponential(0.0f) == 1.0f);
   CHECK(exponential(-105.0f) == 0.0f);
   CHECK(exponential(-infinity) == 0.0f);
+}
+
+TEST_CASE("exponential of anything a softmax may meet: falls to zero and never below, subnormals included") {  // H19
+  double const least = 0x1p-149;
+  float before = exponential(-87.0f);
+  for (float x = -87; x >= -105; x = std::nextafter(x, -infinity) - 1e-5f) {
+    double const exact = std::exp(double(x));
+    float const y = exponential(x);
+    REQUIRE(std::abs(double(y) - exact) <= std::max(2.0 * least, 2 * 0x1p-23 * exact));  // 2 ulp, of subnormals too
+    REQUIRE(y >= 0);
+    REQUIRE(y <= before);
+    before = y;
+  }
+  for (float const x : {-104.0f, -105.0f, -1e3f, -1e4f, -1e30f, -largest<float>, -infinity}) {
+    CHECK(exponential(x) == 0.0f);
+    CHECK(!std::signbit(exponential(x)));
+  }
+  for (float const x : {0.0f, -0.0f, 1e-45f, -1e-45f, 1e-39f, -1e-39f, -0x1p-26f}) CHECK(exponential(x) == 1.0f);
+  CHECK(std::isnan(exponential(std::nanf(""))));
 }
 
 TEST_CASE("dot agrees with a sum in double") {

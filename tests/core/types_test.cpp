@@ -57,12 +57,12 @@ TEST_CASE("rotate turns pairs by position times frequency, in both pairings") {
   auto const x = r.normals(d);
   for (auto const pairing : {rotary_pairing::adjacent, rotary_pairing::half_split}) {
     rotary const turn{pairing, {frequencies.data(), d / 2}};
-    for (double const position : {0.0, 1.0, 77.0, 131071.0, -5.0}) {
+    for (i64 const position : {0, 1, 77, 131071, -5}) {
       std::vector<float> y(d), back(d);
       rotate(turn, x.data(), position, y.data());
       for (std::size_t i = 0; i < d / 2; ++i) {
         std::size_t const a = pairing == rotary_pairing::adjacent ? 2 * i : i, b = pairing == rotary_pairing::adjacent ? 2 * i + 1 : i + d / 2;
-        double const turns = position * frequencies[i] / (2 * std::numbers::pi);
+        double const turns = double(position) * frequencies[i] / (2 * std::numbers::pi);
         double const angle = (turns - std::floor(turns)) * 2 * std::numbers::pi;
         CHECK(double(y[a]) == Approx(double(x[a]) * std::cos(angle) - double(x[b]) * std::sin(angle)).margin(1e-6));
         CHECK(double(y[b]) == Approx(double(x[a]) * std::sin(angle) + double(x[b]) * std::cos(angle)).margin(1e-6));

@@ -5,6 +5,7 @@
 
 #include "catch.hpp"
 #include "cellar/cellar.hpp"
+#include "eigensolver.hpp"
 #include "emulator/emulator.hpp"
 #include "random.hpp"
 
@@ -161,19 +162,74 @@ TEST_CASE("codecs encode and decode in blocks as they do in series") {
   check_codec<codec::higgs<4, 256>>();
   check_codec<codec::higgs<2, 256, 1>>();
   check_codec<codec::higgs<2, 16>>();
+  check_codec<codec::fp8_e4m3<>>();
+  check_codec<codec::fp8_e4m3<codec::unscaled>>();
+  check_codec<codec::int8<>>();
+  check_codec<codec::int4<32>>();
+  check_codec<codec::int4<48, bf16>>();
+  check_codec<codec::nvfp4>();
   check_codec<codec::centred<codec::higgs<2, 256, 1>, codec::rotated_mean>>();
   check_codec<codec::centred<codec::higgs<2, 256>, codec::block_mean<16>>>();
+  check_codec<codec::before_rotary<codec::higgs<2, 256>>>();
 }
 
 TEST_CASE("summaries build, prepare and score in blocks as they do in series") {
   check_summary<summary::mean<>>(8);
   check_summary<summary::min_max<>>(16);
+  check_summary<summary::box_digest<>>(16);
   check_summary<summary::quantized_key<codec::identity<f16>>>(1);
   check_summary<summary::quantized_key<codec::higgs<4, 256>>>(1);
   check_summary<summary::quantized_key<codec::higgs<2, 16, 1>>>(8);
+  check_summary<summary::quantized_key<codec::fp8_e4m3<>>>(1);
+  check_summary<summary::quantized_key<codec::int8<>>>(4);
+  check_summary<summary::quantized_key<codec::int4<>>>(1);
+  check_summary<summary::quantized_key<codec::nvfp4>>(1);
   check_summary<summary::quantized_key<codec::centred<codec::higgs<4, 256, 1>, codec::rotated_mean>>>(1);
   check_summary<summary::quantized_key<codec::centred<codec::higgs<4, 256, 1>, codec::rotated_mean>>>(4);
   check_summary<summary::quantized_key<codec::centred<codec::higgs<4, 256>, codec::block_mean<64>>>>(1);
+  check_summary<summary::residual<codec::higgs<2, 256>, codec::higgs<4, 256>, 64>>(1);
+  check_summary<summary::residual<codec::identity<bf16>, codec::int4<>, 8>>(4);
+}
+
+namespace {
+
+template <class Selector>
+void check_selector(Selector const& selector, std::vector<float> const& scores) {
+  i64 const n = i64(scores.size());
+  row_view<float const> const view{scores.data(), n};
+  std::vector<logical_block> ids(std::size_t(selector.max_selected(n)), logical_block{-9}), ids2 = ids;
+  bytes scratch(4096);
+  serial_team serial(scratch.data(), 4096);
+  i64 const count = selector(serial, view, row_view<logical_block>{ids.data(), i64(ids.size())});
+  std::vector<i64> counts(256);
+  for_teams(
+      [&](auto& t) {
+        counts[t.rank()] = selector(t, view, row_view<logical_block>{ids2.data(), i64(ids2.size())});
+        seen_by_others(t, ids2.data(), i64(ids2.size()));
+      },
+      [&] {
+        REQUIRE(ids2 == ids);
+        for (std::size_t i = 0; i < 32; ++i) REQUIRE(counts[i] == count);
+        std::fill(counts.begin(), counts.end(), -9);
+        std::fill(ids2.begin(), ids2.end(), logical_block{-9});
+      });
+}
+
+}  // namespace
+
+TEST_CASE("threshold and top_p select in blocks exactly what they select in series") {
+  random_numbers r(7);
+  for (i64 const n : {1, 31, 33, 500, 3000})
+    for (i64 const k : {i64{0}, i64{1}, (n + 1) / 8, n}) {
+      auto scores = r.normals(n, 3);
+      if (n > 100)
+        for (i64 i = 0; i < n; i += 3) scores[std::size_t(i)] = i % 2 ? 2.5f : i % 5 ? -infinity : std::nanf("");
+      check_selector(select::threshold<>{}.with_budget(k), scores);
+      check_selector(select::top_p<>{}.with_budget(k), scores);
+      check_selector(select::top_p<std::ratio<1, 3>>{}.with_budget(k), std::vector<float>(std::size_t(n), 1.0f));
+    }
+  check_selector(select::threshold<>{}.with_budget(9), std::vector<float>(40, std::nanf("")));
+  check_selector(select::top_p<>{}.with_budget(9), std::vector<float>(40, std::nanf("")));
 }
 
 TEST_CASE("top_k and all select in blocks exactly what they select in series") {
@@ -242,15 +298,24 @@ TEST_CASE("reductions of a group agree in blocks and in series") {
 
 namespace {
 
+template <class Scheme>
+inline constexpr i64 tokens_of = 200;
+template <class Scheme>
+  requires requires { Scheme::test_tokens; }
+inline constexpr i64 tokens_of<Scheme> = Scheme::test_tokens;
+
 /// One sequence's memory of a scheme in one layer, with shuffled pages.
 template <class Scheme>
 struct one_sequence {
-  static constexpr i64 tokens = 200, sinks = 2, window = 20;
-  memory_map<Scheme> map{{.layers = 1, .query_heads = 6, .kv_heads = 2, .head_dim = d, .softmax_scale = 0, .rotary = embedding}, sinks, tokens};
+  static constexpr i64 tokens = tokens_of<Scheme>, sinks = 2, window = 20;
+  memory_map<Scheme> map{{.layers = 1, .query_heads = 6, .kv_heads = 2, .head_dim = d, .softmax_scale = 0, .rotary = embedding},
+                         sinks,
+                         tokens,
+                         Scheme::outliers::keeps_outliers ? 4 : 0};
   i64 sealed = (tokens - sinks - window) / Scheme::block_tokens;
   std::vector<page_id> pages;
   typename Scheme::layout layout;
-  bytes far, summaries, near, state;
+  bytes far, summaries, near, state, outliers;
 
   one_sequence() {
     i64 const count = ceil_div(sealed, memory_map<Scheme>::page_blocks);
@@ -260,25 +325,39 @@ struct one_sequence {
     summaries.resize(std::size_t(count * map.summary_page()));
     near.resize(std::size_t(map.near_sequence()));
     state.resize(std::size_t(map.state_sequence()) + 16);
+    outliers.resize(std::size_t(map.outlier_sequence()), std::byte{0xff});  // ids of -1
   }
-  sequence_view<Scheme> view() { return {map, {layout, far.data(), summaries.data(), near.data(), state.data()}, 0, {pages.data(), i64(pages.size())}}; }
+  sequence_view<Scheme> view() {
+    return {map, {layout, far.data(), summaries.data(), near.data(), state.data(), outliers.data()}, 0, {pages.data(), i64(pages.size())}};
+  }
 };
 
 template <class Scheme>
 void check_operations() {
   random_numbers r(5);
   constexpr i64 tokens = one_sequence<Scheme>::tokens, sinks = one_sequence<Scheme>::sinks;
-  auto const keys = r.normals(tokens * d, 2), values = r.normals(tokens * d), queries = r.normals(2 * 3 * d);  // two query tokens of a group of three
+  constexpr i64 width = 2 * d;  // both heads' channels; the second head is looked at
+  auto const all_keys = r.normals(tokens * width, 2), all_values = r.normals(tokens * width), queries = r.normals(2 * 3 * d);  // two tokens of a group of three
   one_sequence<Scheme> a, b;
-  int const head = 1;
+  int const head = 1, both = 2;
+  auto const of_head = [&](std::vector<float> const& x, i64 first, i64 n) { return matrix_view<float const, d>{x.data() + first * width + d, n, width}; };
+  auto const of_both = [&](std::vector<float> const& x, i64 first, i64 n) { return matrix_view<float const>{x.data() + first * width, n, width, width}; };
+  bytes train_scratch(std::size_t(a.map.train_scratch()) + 16);
   auto const learn = [&](auto& t, one_sequence<Scheme>& to) {
-    operation::train_keys(t, to.view(), head, rows_of<d>(keys));
-    operation::train_values(t, to.view(), head, rows_of<d>(values));
+    operation::train_keys(t, to.view(), head, of_head(all_keys, 0, tokens), train_scratch.data());
+    operation::train_values(t, to.view(), head, of_head(all_values, 0, tokens), train_scratch.data());
+    if constexpr (memory_map<Scheme>::has_shared) {
+      operation::train_keys(t, to.view(), both, of_both(all_keys, 0, tokens), train_scratch.data());
+      operation::train_values(t, to.view(), both, of_both(all_values, 0, tokens), train_scratch.data());
+    }
   };
   auto const seal = [&](auto& t, one_sequence<Scheme>& to) {
-    operation::seal(t, to.view(), head, 0, to.sealed, matrix_view<float const, d>{keys.data() + sinks * d, to.sealed * Scheme::block_tokens},
-                    matrix_view<float const, d>{values.data() + sinks * d, to.sealed * Scheme::block_tokens});
+    i64 const n = to.sealed * Scheme::block_tokens;
+    operation::seal(t, to.view(), head, 0, to.sealed, of_head(all_keys, sinks, n), of_head(all_values, sinks, n));
+    if constexpr (memory_map<Scheme>::has_shared) operation::seal(t, to.view(), both, 0, to.sealed, of_both(all_keys, sinks, n), of_both(all_values, sinks, n));
   };
+  auto const key = [&](i64 p, int c) { return all_keys[std::size_t(p * width + d + c)]; };
+  auto const value = [&](i64 p, int c) { return all_values[std::size_t(p * width + d + c)]; };
   serial_team serial;
   learn(serial, a);
   seal(serial, a);
@@ -286,19 +365,31 @@ void check_operations() {
     for (i64 p = 0; p < tokens; ++p)
       if (p < sinks || p >= s->view().position(s->sealed))
         for (int c = 0; c < d; ++c) {
-          s->view().near_row(head, 0, p)[c] = from_float<typename Scheme::near_scalar>(keys[std::size_t(p * d + c)]);
-          s->view().near_row(head, 1, p)[c] = from_float<typename Scheme::near_scalar>(values[std::size_t(p * d + c)]);
+          s->view().near_row(head, 0, p)[c] = from_float<typename Scheme::near_scalar>(key(p, c));
+          s->view().near_row(head, 1, p)[c] = from_float<typename Scheme::near_scalar>(value(p, c));
         }
-  for_teams(
-      [&](auto& t) {
-        learn(t, b);
-        seen_by_others(t, b.state.data(), i64(b.state.size()));
-      },
-      [&] {
-        for (std::size_t i = 0; i < a.state.size() / sizeof(float); ++i)
-          REQUIRE(reinterpret_cast<float*>(b.state.data())[i] == Approx(reinterpret_cast<float*>(a.state.data())[i]).margin(1e-6));
-        std::fill(b.state.begin(), b.state.end(), std::byte{0});
-      });
+  if constexpr (Scheme::outliers::keeps_outliers)
+    for (auto* const s : {&a, &b})
+      for (int o = 0; o < 3; ++o) {  // one less than there is room for
+        i64 const block = 1 + 5 * o;
+        reinterpret_cast<logical_block*>(s->view().outlier_record(head))[o] = logical_block(block);
+        for (i64 i = 0; i < Scheme::block_tokens; ++i)
+          for (int c = 0; c < d; ++c) {
+            s->view().outlier_rows(head, 0, o)[i * d + c] = from_float<typename Scheme::near_scalar>(key(s->view().position(block) + i, c));
+            s->view().outlier_rows(head, 1, o)[i * d + c] = from_float<typename Scheme::near_scalar>(value(s->view().position(block) + i, c));
+          }
+      }
+  if constexpr (!trains_in_scratch<typename Scheme::key_codec>)
+    for_teams(  // a library's eigensolver runs on the host
+        [&](auto& t) {
+          learn(t, b);
+          seen_by_others(t, b.state.data(), i64(b.state.size()));
+        },
+        [&] {
+          for (std::size_t i = 0; i < a.state.size() / sizeof(float); ++i)
+            REQUIRE(reinterpret_cast<float*>(b.state.data())[i] == Approx(reinterpret_cast<float*>(a.state.data())[i]).margin(1e-6));
+          std::fill(b.state.begin(), b.state.end(), std::byte{0});
+        });
   b.state = a.state;  // equal to the last bit: then the codes are too
   for_teams(
       [&](auto& t) {
@@ -318,7 +409,7 @@ void check_operations() {
   sequence_step const step{
       .slot = 0, .pages = {a.pages.data(), i64(a.pages.size())}, .sealed_before = a.sealed, .sealed = a.sealed, .length = tokens, .new_tokens = 2};
   matrix_view<float const, d> const group{queries.data(), 6};
-  operation::score_workspace<Scheme> const score_sizes{6, a.sealed};
+  operation::score_workspace<Scheme> const score_sizes{6, a.sealed, 2};
   operation::attend_workspace<Scheme> const attend_sizes{6};
   auto const aligned = [](i64 n) {
     return std::unique_ptr<std::byte[], void (*)(std::byte*)>(static_cast<std::byte*>(std::aligned_alloc(64, std::size_t(round_up(n, 64)))),
@@ -332,7 +423,8 @@ void check_operations() {
     for_teams([&](auto& t) { seen[t.rank()] = operation::score(t, b.view(), head, group, b.sealed, score_sizes, space2.get()); },
               [&] {
                 REQUIRE(seen[0].count == scores.count);
-                for (i64 i = 0; i < scores.count; ++i) REQUIRE(seen[31][i] == Approx(scores[i]).margin(1e-4));
+                for (i64 i = 0; i < scores.count; ++i)
+                  REQUIRE(((std::isnan(seen[31][i]) && std::isnan(scores[i])) || seen[31][i] == Approx(scores[i]).margin(1e-4)));
                 std::fill_n(space2.get(), score_sizes.bytes(), std::byte{0xff});  // NaN, for the next team
               });
   }
@@ -343,10 +435,20 @@ void check_operations() {
     row_view<logical_block const> const chosen{ids.data(), i64(ids.size())};
     auto const space = aligned(attend_sizes.bytes()), space2 = aligned(attend_sizes.bytes());
     std::vector<float> out(queries.size()), out2(queries.size());
-    operation::attend(serial, a.view(), head, step, chosen, every, group, rows_of<d>(out), attend_sizes, space.get(), [](bool) {});
+    std::vector<attention::softmax_state> remainder;
+    for (int i = 0; i < 6; ++i) remainder.push_back({.m = float(i) - 2, .l = i == 3 ? 0.0f : 1.5f});
+    auto const* const rest = Scheme::remainder::estimates && !every ? remainder.data() : nullptr;
+    if constexpr (Scheme::remainder::estimates)
+      for (auto* const s : {&a, &b})
+        for (int c = 0; c < d; ++c) s->view().mean_value(head)[c] = value(7, c);
+    operation::attend(
+        serial, a.view(), head, step, chosen, every, group, rows_of<d>(out), attend_sizes, space.get(),
+        [&](i64, logical_block block) { return a.view().far_block(block, head); }, rest, [](bool) {});
     for_teams(
         [&](auto& t) {
-          operation::attend(t, b.view(), head, step, chosen, every, group, rows_of<d>(out2), attend_sizes, space2.get(), [](bool) {});
+          operation::attend(
+              t, b.view(), head, step, chosen, every, group, rows_of<d>(out2), attend_sizes, space2.get(),
+              [&](i64, logical_block block) { return b.view().far_block(block, head); }, rest, [](bool) {});
           seen_by_others(t, out2.data(), i64(out2.size()));
         },
         [&] {
@@ -371,6 +473,35 @@ struct by_sum : scheme::quest<d> {
   using reduce = cellar::select::sum_of_logits;
 };
 
+struct narrow : scheme_defaults<d> {
+  using key_codec = cellar::codec::fp8_e4m3<>;
+  using value_codec = cellar::codec::int4<>;
+  using summary = cellar::summary::box_digest<>;
+  using select = cellar::select::threshold<>;
+  using attention = cellar::attention::soft_cap<std::ratio<2>>;
+};
+struct by_residual : scheme::yakv<d> {
+  using key_codec = cellar::codec::nvfp4;
+  using value_codec = cellar::codec::int8<>;
+  using summary = cellar::summary::residual<cellar::codec::int8<>, cellar::codec::higgs<4, 256>, 32>;
+  using select = cellar::select::top_p<>;
+  using attention = cellar::attention::sliding_window<70>;
+};
+
+}  // namespace
+
+namespace {
+
+struct of_both_heads : scheme::yakv_published<d> {
+  using key_codec = cellar::codec::before_rotary<cellar::codec::higgs<2, 256, 0, bf16, scope::all_heads>>;
+};
+struct in_two_parts : scheme::quest<d> {  // of attention, where every block is attended to
+  static constexpr i64 test_tokens = 1300;
+};
+struct with_remainder : scheme::shadow_kv<d, jacobi_eigensolver, f16, cellar::codec::fixed_rank<20>> {
+  using remainder = cellar::attention::mean_value;
+};
+
 }  // namespace
 
 TEST_CASE("train, seal, score and attend agree in blocks and in series, for every scheme") {
@@ -382,4 +513,11 @@ TEST_CASE("train, seal, score and attend agree in blocks and in series, for ever
   check_operations<scheme::yakv_centred<d, f16>>();
   check_operations<block_centred>();
   check_operations<by_sum>();
+  check_operations<narrow>();
+  check_operations<by_residual>();
+  check_operations<scheme::arkvale<d>>();
+  check_operations<scheme::yakv_before_rotary<d>>();
+  check_operations<of_both_heads>();
+  check_operations<with_remainder>();
+  check_operations<in_two_parts>();
 }

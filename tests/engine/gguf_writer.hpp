@@ -35,6 +35,15 @@ class gguf_writer {
     text(metadata, x);
     ++values;
   }
+  template <class T>
+  void array(std::string const& key, std::uint32_t type, std::vector<T> const& list) {
+    text(metadata, key);
+    put(metadata, std::uint32_t{9});
+    put(metadata, type);
+    put(metadata, std::uint64_t(list.size()));
+    for (auto const x : list) put(metadata, x);
+    ++values;
+  }
   void strings(std::string const& key, std::vector<std::string> const& list) {
     text(metadata, key);
     put(metadata, std::uint32_t{9});
@@ -67,12 +76,17 @@ class gguf_writer {
 /// A file that lives as long as the test.
 class scratch_file {
  public:
-  explicit scratch_file(std::string const& bytes) : path_(std::filesystem::temp_directory_path() / ("cellar_test_" + std::to_string(getpid()) + ".gguf")) {
-    std::ofstream(path_, std::ios::binary) << bytes;
-  }
+  explicit scratch_file(std::string const& bytes) : path_(new_path()) { std::ofstream(path_, std::ios::binary) << bytes; }
+  scratch_file(scratch_file const&) = delete;
+  scratch_file& operator=(scratch_file const&) = delete;
   ~scratch_file() { std::filesystem::remove(path_); }
   std::filesystem::path const& path() const { return path_; }
 
  private:
+  static std::filesystem::path new_path() {
+    static int count = 0;
+    return std::filesystem::temp_directory_path() / ("cellar_test_" + std::to_string(getpid()) + "_" + std::to_string(count++) + ".gguf");
+  }
+
   std::filesystem::path path_;
 };

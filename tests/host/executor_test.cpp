@@ -26,6 +26,11 @@ struct engine_threads {
   }
 };
 static_assert(host::thread_pool_like<engine_threads>);
+struct of_function_pointers {
+  int workers();
+  void run(std::int64_t, void (*)(std::int64_t, int));
+};
+static_assert(!host::thread_pool_like<of_function_pointers>);
 
 /// Every item once, workers within range, no worker at two items at a time.
 void check(host::executor const& on, int workers) {

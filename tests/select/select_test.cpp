@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -7,7 +8,9 @@
 #include "cellar/select/all.hpp"
 #include "cellar/select/none.hpp"
 #include "cellar/select/reduce.hpp"
+#include "cellar/select/threshold.hpp"
 #include "cellar/select/top_k.hpp"
+#include "cellar/select/top_p.hpp"
 #include "random.hpp"
 
 using namespace cellar;
@@ -61,9 +64,137 @@ TEST_CASE("top_k ranks infinities as numbers, both zeros alike, and NaN below al
   CHECK(chosen(select::top_k{}.with_budget(1), {nan, nan}) == std::vector<std::int64_t>{0});
 }
 
+TEST_CASE("scores of one bin at every depth of the search, and more of them than a bin's counter of 16 bits holds") {  // H20
+  random_numbers r(8);
+  std::uint32_t const one = std::bit_cast<std::uint32_t>(1.0f);
+  for (std::int64_t const n : {1, 255, 256, 257, 70000})
+    for (int const bits : {0, 1, 8, 16, 24}) {  // that differ
+      std::vector<float> scores;
+      for (std::int64_t i = 0; i < n; ++i) scores.push_back(std::bit_cast<float>(one + std::uint32_t(r.below(std::int64_t{1} << bits))));
+      for (std::int64_t const k : {std::int64_t{1}, n / 2, n - 1, n, 3 * n}) {
+        auto const expected = best(scores, k);
+        REQUIRE(chosen(select::top_k{}.with_budget(k), scores) == expected);
+        REQUIRE(chosen(select::threshold<std::ratio<100>>{}.with_budget(k), scores) == expected);  // all are within 100: of 1 to 4
+      }
+    }
+}
+
+TEST_CASE("threshold takes what is within Alpha of the best, the highest ones up to the budget") {
+  random_numbers r(4);
+  auto const check = [&]<class Alpha>(Alpha, std::vector<float> const& scores) {
+    auto const n = std::int64_t(scores.size());
+    double top = -1e300;
+    for (float const s : scores)
+      if (!std::isnan(s)) top = std::max(top, double(s));
+    std::int64_t count = 0;
+    for (float const s : scores) count += double(s) > top - double(Alpha::num) / double(Alpha::den);
+    for (std::int64_t const k : {std::int64_t{1}, std::int64_t{2}, count - 1, count, count + 1, n, n + 5})
+      CHECK(chosen(select::threshold<Alpha>{}.with_budget(k), scores) == best(scores, std::min(k, count)));
+    CHECK(chosen(select::threshold<Alpha>{}.with_budget(0), scores).empty());
+  };
+  for (std::int64_t const n : {1, 2, 33, 257, 3000})
+    for (int i = 0; i < 3; ++i) {
+      auto scores = r.normals(n, 3);
+      for (float& s : scores)
+        if (i == 1) s = std::round(s * 2) / 2;  // many ties, and scores that are exactly Alpha below the best: they are left
+      if (i == 2)
+        for (std::int64_t b = 1; b < n; b += 7) scores[std::size_t(b)] = b % 2 ? std::nanf("") : -infinity;
+      check(std::ratio<4>{}, scores);
+      check(std::ratio<1, 2>{}, scores);
+      check(std::ratio<1000>{}, scores);  // all but NaN and -infinity
+    }
+}
+
+TEST_CASE("threshold takes the best also where a difference says nothing") {
+  float const nan = std::nanf("");
+  auto const within = [](std::vector<float> const& scores, std::int64_t k = 100) { return chosen(select::threshold<>{}.with_budget(k), scores); };
+  using ids = std::vector<std::int64_t>;
+  CHECK(within({1e30f, 1e30f, 0}) == ids{0, 1});  // Alpha is lost in 1e30
+  CHECK(within({infinity, 3, nan, infinity}) == ids{0, 3});
+  CHECK(within({nan, -infinity, -infinity}) == ids{1, 2});
+  CHECK(within({nan, nan, nan}) == ids{0, 1, 2});
+  CHECK(within({nan, nan, nan}, 2) == ids{0, 1});
+  CHECK(within({nan, -5, nan}) == ids{1});
+  CHECK(within({0, -4, -3.99f}) == ids{0, 2});
+  CHECK(within({}).empty());
+}
+
+TEST_CASE("the integer weight of top_p is exp(-x)") {
+  CHECK(select::detail::falling_weight(0) == std::uint64_t{1} << 32);
+  for (double x = 0; x < 25; x += 0.00071) {
+    double const exact = std::exp(-double(float(x)));
+    REQUIRE(std::abs(double(select::detail::falling_weight(float(x))) * 0x1p-32 - exact) <= 0x1p-22 * exact + 0x1p-31);
+  }
+  for (float const x : {23.0f, 1e9f, infinity}) CHECK(select::detail::falling_weight(x) == 0);
+  CHECK(select::detail::falling_weight(1e-45f) == std::uint64_t{1} << 32);
+}
+
+TEST_CASE("top_p takes the fewest highest blocks that hold a share P of the weight, up to the budget") {
+  random_numbers r(5);
+  auto const check = [&]<class P>(P, std::vector<float> const& scores) {
+    auto const n = std::int64_t(scores.size());
+    double top = -1e300, sum = 0;
+    for (float const s : scores)
+      if (!std::isnan(s)) top = std::max(top, double(s));
+    auto const weight = [&](std::int64_t b) { return std::isnan(scores[std::size_t(b)]) ? 0 : std::exp(double(scores[std::size_t(b)]) - top); };
+    for (std::int64_t b = 0; b < n; ++b) sum += weight(b);
+    auto const ids = chosen(select::top_p<P>{}.with_budget(n), scores);
+    auto const count = std::int64_t(ids.size());
+    REQUIRE(count >= 1);
+    REQUIRE(ids == best(scores, count));
+    double of_chosen = 0, least = 1e300;
+    for (auto const id : ids) {
+      of_chosen += weight(id);
+      least = std::min(least, weight(id));
+    }
+    double const wanted = double(P::num) / double(P::den) * sum, rounding = 0x1p-21 * sum + 0x1p-31 * double(n);
+    REQUIRE(of_chosen >= wanted - rounding);
+    REQUIRE(of_chosen - least < wanted + rounding);  // one less would not do
+    for (std::int64_t const k : {std::int64_t{0}, std::int64_t{1}, count - 1, count, count + 1, n + 7})
+      CHECK(chosen(select::top_p<P>{}.with_budget(k), scores) == best(scores, std::min(k, count)));
+  };
+  for (std::int64_t const n : {1, 2, 33, 257, 3000})
+    for (float const spread : {0.1f, 1.0f, 5.0f, 100.0f})
+      for (int i = 0; i < 3; ++i) {
+        auto scores = r.normals(n, spread);
+        for (float& s : scores)
+          if (i == 1) s = std::round(s * 2) / 2;
+        if (i == 2)
+          for (std::int64_t b = 1; b < n; b += 7) scores[std::size_t(b)] = b % 2 ? std::nanf("") : -infinity;
+        check(std::ratio<95, 100>{}, scores);
+        check(std::ratio<1, 2>{}, scores);
+        check(std::ratio<1, 1000>{}, scores);
+        check(std::ratio<1>{}, scores);
+      }
+}
+
+TEST_CASE("top_p of equal, infinite and undefined scores") {
+  float const nan = std::nanf("");
+  auto const of = [](auto p, std::vector<float> const& scores, std::int64_t k = 1000) { return chosen(select::top_p<decltype(p)>{}.with_budget(k), scores); };
+  using ids = std::vector<std::int64_t>;
+  using half = std::ratio<1, 2>;
+  CHECK(of(half{}, {2, 2, 2, 2}) == ids{0, 1});  // exactly half is enough
+  CHECK(of(half{}, {2, 2, 2, 2, 2}) == ids{0, 1, 2});
+  CHECK(of(std::ratio<51, 100>{}, {2, 2, 2, 2}) == ids{0, 1, 2});
+  CHECK(of(std::ratio<1>{}, {-1, 3, -1}) == ids{0, 1, 2});
+  CHECK(of(std::ratio<1>{}, {-100, 3, -100}) == ids{1});  // no weight, in integers
+  CHECK(of(half{}, {1, infinity, nan, infinity}) == ids{1});
+  CHECK(of(std::ratio<1>{}, {1, infinity, nan, infinity}) == ids{1, 3});
+  CHECK(of(half{}, {nan, -infinity, -infinity}) == ids{1});
+  CHECK(of(half{}, {nan, nan, nan}) == ids{0, 1});
+  CHECK(of(half{}, {nan, nan, nan}, 1) == ids{0});
+  CHECK(of(half{}, {nan, -5, nan}) == ids{1});
+  CHECK(of(half{}, {0.0f, -0.0f}) == ids{0});
+  CHECK(of(half{}, {}).empty());
+  std::vector<float> const many(70000, 1.0f);  // a bin's sum beyond 32 bits
+  CHECK(of(half{}, many, 100000).size() == 35000);
+}
+
 TEST_CASE("a negative budget selects nothing, all and none ignore budgets") {
   std::vector<float> const scores{3, 1, 2};
   CHECK(chosen(select::top_k{}.with_budget(-5), scores).empty());
+  CHECK(chosen(select::threshold<>{}.with_budget(-5), scores).empty());
+  CHECK(chosen(select::top_p<>{}.with_budget(-5), scores).empty());
   CHECK(chosen(select::all{}.with_budget(1), scores) == std::vector<std::int64_t>{0, 1, 2});
   CHECK(chosen(select::none{}.with_budget(2), scores).empty());
 }

@@ -25,6 +25,13 @@ CELLAR_HD inline float raise_reference(softmax_state& state, float top, float* o
   return state.m;
 }
 
+/// The same for a state whose sums are kept in two parts.
+CELLAR_HD inline float raise_reference(softmax_state& state, float top, float* o, float* p, int channels) {
+  softmax_state before = state;
+  raise_reference(before, top, p, channels);
+  return raise_reference(state, top, o, channels);
+}
+
 /// (state, o) becomes the whole of itself and (other, p).
 ///
 /// Shapes  o, p [channels]

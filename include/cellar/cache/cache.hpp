@@ -6,8 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "cellar/cache/slot_pool.hpp"
+#include "cellar/core/rotary.hpp"
 #include "cellar/core/statistics.hpp"
 #include "cellar/operation/workspace.hpp"
+#include "cellar/tier/posix_file.hpp"
 
 namespace cellar::inline CELLAR_ABI::host {
 class executor;
@@ -34,9 +37,9 @@ struct batch_entry {
 /// Bytes of one sequence in one layer, counted from what is stored.
 struct memory_usage {
   i64 summary = 0;      ///< Near: tiles and learnt state.
-  i64 always_near = 0;  ///< Near: sinks and window.
+  i64 always_near = 0;  ///< Near: sinks, window and outliers (those of the first layer).
   i64 generated = 0;    ///< Near: tokens after the prompt, without those that the window holds where they seal as they leave it.
-  i64 pool = 0;         ///< Near slot pool; none where the tier is read in place.
+  i64 pool = 0;         ///< An equal share of the near slot pool; none where the tier is read in place.
   i64 far = 0;          ///< Planes of sealed blocks.
 };
 
@@ -47,36 +50,60 @@ struct memory_usage {
 ///
 /// A step counts once all layers are appended; until then discard takes it back, whatever part of it was appended.
 ///
-/// Owns far memory (the scheme's tier), summaries, near memory and block tables; all of it is allocated here, decode allocates nothing.
+/// Owns far memory (the scheme's tier), summaries, near memory and block tables, allocated at construction. Decoding allocates nothing but what
+/// docs/integration.md lists, call by call.
 /// Not thread-safe: one call at a time. Errors leave the cache as it was.
 ///
 /// Requires  shape.rotary where a policy of the scheme turns keys; a budget above zero where the scheme selects by score;
-///           executors of later calls with no more workers than the one given here
-/// Errors    precondition_error, naming the mismatch; std::bad_alloc at construction
+///           executors of later calls with no more workers than the one given here. Executor: host::executor, whose drivers (append_tokens, ...) are
+///           found by its namespace; include cellar/cellar.hpp, which has both
+/// Errors    precondition_error, naming the mismatch; capacity_error, which is one, where there is no room; std::bad_alloc from calls that allocate; those of
+///           the tier from calls that reach it. Every call may raise them; its own comment says what is special
 template <offloading_scheme Scheme, class Executor = host::executor>
 class cache {
  public:
   using map_type = memory_map<Scheme>;
 
-  cache(Executor const& on, model_shape const& shape, cellar::limits const& limits, cellar::budget const& budget = Scheme::published)
+  /// tier_options: what a tier that is not read in place needs to know, such as a path; nothing else has any.
+  cache(Executor const& on, model_shape const& shape, cellar::limits const& limits, cellar::budget const& budget = Scheme::published,
+        tier_options_of<typename Scheme::tier> const& tier_options = {})
       : limits_(checked(shape, limits, budget)),
         budget_(within(limits_, budget)),
-        map_{shape, budget_.sinks, tail_rows(limits_, budget_)},
-        pages_(limits_.far_tokens > 0 ? ceil_div(limits_.far_tokens, map_type::page_tokens) : limits_.sequences * pages_per_sequence()),
+        turns_(make_turns(shape, limits_)),
+        map_{turned(shape, turns_), budget_.sinks, operation::tail_rows<Scheme>(limits_, budget_), budget_.outliers,
+             operation::selects_nothing<Scheme> && budget_.dense_layers == 0},
+        pages_(map_.discards_far        ? 0
+               : limits_.far_tokens > 0 ? ceil_div(limits_.far_tokens, map_type::page_tokens)
+                                        : limits_.sequences * pages_per_sequence()),
         layout_{map_.geometry(), pages_ * map_type::page_blocks},
-        tier_(shape.layers, layout_.bytes()),
+        tier_(make_tier(map_, layout_, pages_ * map_type::page_blocks, tier_options)),
         sizes_(operation::workspace_for<Scheme>(shape, limits_, budget_)),
         summaries_(std::size_t(i64{shape.layers} * pages_ * map_.summary_page())),
         near_(std::size_t(i64{shape.layers} * limits_.sequences * map_.near_sequence())),
         state_(std::size_t(i64{shape.layers} * limits_.sequences * map_.state_sequence()) + 16),
+        outliers_(std::size_t(i64{shape.layers} * limits_.sequences * map_.outlier_sequence())),
         page_table_(std::size_t(i64{limits_.sequences} * pages_per_sequence())),
+        page_users_(std::size_t(pages_)),
         sequences_(std::size_t(limits_.sequences)),
         ids_(std::size_t(limits_.step_sequences * shape.kv_heads * sizes_.selected)),
         counts_(std::size_t(limits_.step_sequences * shape.kv_heads)),
+        pool_(make_pool()),
+        remainders_(std::size_t(Scheme::remainder::estimates ? limits_.step_sequences * shape.kv_heads * sizes_.rows : 0)),
         workspace_(std::size_t(operation::workspace_bytes<Scheme>(shape, limits_, budget_, on.workers())) + 64),
         worker_statistics_(std::size_t(on.workers())),
         is_appended_(std::size_t(shape.layers)) {
     steps_.reserve(std::size_t(limits_.step_sequences));
+    if constexpr (!Scheme::tier::is_directly_readable) {
+      resident_.resize(ids_.size());
+      misses_.reserve(2 * ids_.size());
+    }
+    if constexpr (reuses) {
+      i64 const slots = ceil_div(shape.layers, Scheme::reuse::layers) * limits_.sequences;
+      kept_ids_.resize(std::size_t(slots * shape.kv_heads * sizes_.selected));
+      kept_counts_.resize(std::size_t(slots * shape.kv_heads));
+      kept_in_.assign(std::size_t(slots), -1);
+      selecting_.reserve(std::size_t(limits_.step_sequences));
+    }
     for (i64 p = pages_; p-- > 0;) free_pages_.push_back(page_id(p));
   }
 
@@ -86,14 +113,13 @@ class cache {
   ///
   /// Shapes   staging.keys, staging.values [layers, capacity, kv_heads, head_dim]
   /// Effects  host bookkeeping only; allocates a count for each layer
-  /// Errors   precondition_error where the staging is not possible, or all of limits.sequences are in use
+  /// Errors   precondition_error where the staging is not possible; capacity_error where the prompt is too long or all of limits.sequences are in use
   template <storage_scalar T>
   sequence_id begin_prompt(prompt_staging<T> staging) {
     expects(staging.keys && staging.values, "begin_prompt: staging needs memory for keys and values");
     expects(staging.filled >= 0 && staging.filled <= staging.capacity, "begin_prompt: staging holds more tokens than its capacity");
-    expects(staging.filled <= limits_.tokens, "begin_prompt: the prompt is longer than limits.tokens");
-    auto const slot = std::find_if(sequences_.begin(), sequences_.end(), [](sequence const& s) { return s.phase == phase::free; });
-    expects(slot != sequences_.end(), "begin_prompt: capacity exceeded: all of limits.sequences are in use; free one first");
+    expects<capacity_error>(staging.filled <= limits_.tokens, "begin_prompt: capacity exceeded: the prompt is longer than limits.tokens");
+    auto const slot = free_slot("begin_prompt");
     slot->filled.assign(std::size_t(map_.shape.layers), staging.filled);
     slot->staging = {staging.keys, staging.values, staging.capacity, type_of<T>};
     slot->phase = phase::prompt;
@@ -103,33 +129,37 @@ class cache {
   /// Copies the next tokens of a prompt into its staging, one layer. finish_prompt checks what they hold.
   ///
   /// Shapes  k, v [tokens, kv_heads, head_dim]
-  template <storage_scalar T>
-  void append_chunk(Executor const& on, sequence_id id, int layer, heads_view<T const> k, heads_view<T const> v) {
+  template <class T>
+    requires storage_scalar<std::remove_const_t<T>>
+  void append_chunk(Executor const& on, sequence_id id, int layer, heads_view<T> k, std::type_identity_t<heads_view<T const>> v) {
+    using Scalar = std::remove_const_t<T>;
     sequence& s = at(id, phase::prompt, "append_chunk: the sequence is not filling a prompt");
     check_layer(layer);
     check_rows(k, map_.shape.kv_heads, k.tokens, "append_chunk: keys must be [tokens, kv_heads, head_dim]");
     check_rows(v, map_.shape.kv_heads, k.tokens, "append_chunk: values must be [tokens, kv_heads, head_dim], as many tokens as keys");
-    expects(s.staging.type == type_of<T>, "append_chunk: keys and values must have the type of the staging memory");
+    expects(s.staging.type == type_of<Scalar>, "append_chunk: keys and values must have the type of the staging memory");
     i64& filled = s.filled[std::size_t(layer)];
-    expects(filled + k.tokens <= s.staging.capacity, "append_chunk: capacity exceeded: the staging memory is full");
-    expects(filled + k.tokens <= limits_.tokens, "append_chunk: capacity exceeded: the prompt is longer than limits.tokens");
-    auto const to = staged(staging_of<T>(s), layer, filled + k.tokens);
-    copy_rows<T>(on, k, to[0], filled);
-    copy_rows<T>(on, v, to[1], filled);
+    expects<capacity_error>(filled + k.tokens <= s.staging.capacity, "append_chunk: capacity exceeded: the staging memory is full");
+    expects<capacity_error>(filled + k.tokens <= limits_.tokens, "append_chunk: capacity exceeded: the prompt is longer than limits.tokens");
+    auto const to = staged(staging_of<Scalar>(s), layer, filled + k.tokens);
+    copy_rows<Scalar>(on, k, to[0], filled);
+    copy_rows<Scalar>(on, v, to[1], filled);
     filled += k.tokens;
   }
 
   /// Trains what learns, seals all blocks but the window, keeps sinks and window near. The staging memory is the caller's again.
   ///
   /// Effects  runs layers and KV heads in parallel; allocates prompt_scratch_bytes for each worker; returns when done (host)
+  /// Errors   capacity_error where far memory is full, precondition_error for a staged number that cannot be stored; the prompt is then still staged
   void finish_prompt(Executor const& on, sequence_id id) {
     sequence& s = at(id, phase::prompt, "finish_prompt: the sequence is not filling a prompt");
     i64 const tokens = s.filled[0];
     expects(tokens > 0, "finish_prompt: the prompt has no tokens");
     expects(std::all_of(s.filled.begin(), s.filled.end(), [&](i64 n) { return n == tokens; }), "finish_prompt: layers hold different numbers of tokens");
     check_workers(on);
-    i64 const sealed = sealable_blocks(tokens, 0), needed = ceil_div(sealed, map_type::page_blocks);
-    expects(needed <= i64(free_pages_.size()), "finish_prompt: capacity exceeded: far memory (limits.far_tokens) is full; free a sequence first");
+    i64 const sealed = sealable_blocks(tokens, 0), needed = pages_for(sealed);
+    expects<capacity_error>(needed <= i64(free_pages_.size()),
+                            "finish_prompt: capacity exceeded: far memory (limits.far_tokens) is full; free a sequence first");
     if (s.staging.type == scalar_type::f32) seal_staged(on, s, number(id), sealed, staging_of<float>(s));
     if (s.staging.type == scalar_type::f16) seal_staged(on, s, number(id), sealed, staging_of<f16>(s));
     if (s.staging.type == scalar_type::bf16) seal_staged(on, s, number(id), sealed, staging_of<bf16>(s));
@@ -142,12 +172,15 @@ class cache {
 
   // Decoding.
 
-  /// Prepares a step: checks capacities, takes pages, fixes lengths. Host bookkeeping only.
+  /// Prepares a step: checks capacities, takes pages, fixes lengths. Host bookkeeping, but where a step seals into a page that a fork shares: it
+  /// is copied then.
   ///
   /// Requires  every sequence at most once; the step before was appended in all layers, or discarded
+  /// Effects   allocates a list of layers where it copies a page, and a run where the tier is not read in place
+  /// Errors    capacity_error where the step does not fit limits or far memory, and then no sequence of the batch has taken anything
   void plan(Executor const& on, row_view<batch_entry const> batch) {
     expects(batch.count > 0, "plan: the batch is empty");
-    expects(batch.count <= limits_.step_sequences, "plan: capacity exceeded: more sequences than limits.step_sequences");
+    expects<capacity_error>(batch.count <= limits_.step_sequences, "plan: capacity exceeded: more sequences than limits.step_sequences");
     check_workers(on);
     expects(!is_open(), "plan: the step before was not appended in all layers; append it there, or discard it");
     i64 needed = 0;
@@ -156,23 +189,36 @@ class cache {
       for (i64 j = 0; j < i; ++j) expects(batch[j].sequence != batch[i].sequence, "plan: a sequence appears twice in the batch");
       i64 const n = batch[i].new_tokens, length = s.length + n;
       expects(n > 0, "plan: new_tokens must be positive");
-      expects(n <= limits_.step_tokens, "plan: capacity exceeded: more new tokens than limits.step_tokens");
-      expects(length <= limits_.tokens, "plan: capacity exceeded: the sequence would be longer than limits.tokens");
+      expects<capacity_error>(n <= limits_.step_tokens, "plan: capacity exceeded: more new tokens than limits.step_tokens");
+      expects<capacity_error>(length <= limits_.tokens, "plan: capacity exceeded: the sequence would be longer than limits.tokens");
       if constexpr (Scheme::keeps_generated)
-        expects(length - s.prompt_tokens <= limits_.generated_tokens, "plan: capacity exceeded: more generated tokens than limits.generated_tokens");
-      needed += ceil_div(sealed_after(s, length, n), map_type::page_blocks) - s.pages;
+        expects<capacity_error>(length - s.prompt_tokens <= limits_.generated_tokens,
+                                "plan: capacity exceeded: more generated tokens than limits.generated_tokens");
+      expects<capacity_error>(
+          length - map_.sinks - s.sealed * Scheme::block_tokens <= map_.tail_rows,
+          "plan: capacity exceeded: more tokens near than this cache keeps (limits, budget.window), of a sequence restored from one that keeps more");
+      needed += std::max<i64>(0, pages_for(sealed_after(s, length, n)) - s.pages) + copies_page(batch, i);
     }
-    expects(needed <= i64(free_pages_.size()), "plan: capacity exceeded: far memory (limits.far_tokens) is full; free a sequence first");
+    expects<capacity_error>(needed <= i64(free_pages_.size()), "plan: capacity exceeded: far memory (limits.far_tokens) is full; free a sequence first");
 
+    i64 copied = 0;
+    for (i64 i = 0; i < batch.count; ++i)  // what may fail, first: no page is taken yet
+      if (copies_page(batch, i)) copy_last_page(on, number(batch[i].sequence), free_pages_[free_pages_.size() - std::size_t(++copied)]);
+    for (batch_entry const& entry : batch) {
+      sequence const& s = sequences_[std::size_t(number(entry.sequence))];
+      own_last_page(number(entry.sequence), sealed_after(s, s.length + entry.new_tokens, entry.new_tokens));
+    }
     steps_.clear();
     i64 row = 0;
     for (batch_entry const& entry : batch) {
       i64 const slot = number(entry.sequence);
       sequence& s = sequences_[std::size_t(slot)];
       i64 const length = s.length + entry.new_tokens, sealed = sealed_after(s, length, entry.new_tokens);
-      take_pages(s, slot, ceil_div(sealed, map_type::page_blocks) - s.pages);
-      steps_.push_back({slot, pages(slot), s.sealed, sealed, length, entry.new_tokens, row, s.selected_blocks});
+      take_pages(s, slot, pages_for(sealed) - s.pages);
+      steps_.push_back({slot, pages(slot), s.sealed, sealed, length, entry.new_tokens, row, s.selected_blocks, s.kept_tokens});
       s.length = length;
+      ++s.steps;
+      if (sealed > s.sealed) s.kept_tokens = 0;
       s.sealed = sealed;
       row += entry.new_tokens;
     }
@@ -180,7 +226,8 @@ class cache {
     forget_layers();
   }
 
-  /// Takes the planned step back, unless it is complete: lengths and pages are as before plan. Nothing where no step is planned.
+  /// Takes the planned step back, unless it is complete: lengths and pages are as before plan, but that a page which it copied stays
+  /// copied. Nothing where no step is planned.
   ///
   /// For an engine that gives up in the middle of a step: the tokens may be planned again.
   void discard() {
@@ -189,7 +236,9 @@ class cache {
         sequence& s = sequences_[std::size_t(step.slot)];
         s.length = step.length - step.new_tokens;
         s.sealed = step.sealed_before;
-        give_pages(s, step.slot, ceil_div(s.sealed, map_type::page_blocks));
+        s.kept_tokens = step.kept_tokens;
+        forget_selection(step.slot);
+        give_pages(s, step.slot, used_pages(s));
       }
     end_step();
   }
@@ -198,42 +247,205 @@ class cache {
   ///
   /// Shapes    k, v [step tokens, kv_heads, head_dim], ragged rows in the order of the batch
   /// Requires  each layer once a step, in any order
-  template <storage_scalar T>
-  void append(Executor const& on, int layer, heads_view<T const> k, heads_view<T const> v) {
+  /// Errors    precondition_error for a number that cannot be stored; those of the tier, after which the same call may be made again, but for a run with
+  ///           kept codes (of a block that truncate cut) that a failed store has damaged: truncate before its block
+  template <class T>
+    requires storage_scalar<std::remove_const_t<T>>
+  void append(Executor const& on, int layer, heads_view<T> k, std::type_identity_t<heads_view<T const>> v) {
+    using Scalar = std::remove_const_t<T>;
     expects(step_tokens_ > 0, "append: plan a step first");
     check_layer(layer);
     check_rows(k, map_.shape.kv_heads, step_tokens_, "append: keys must be [step tokens, kv_heads, head_dim]");
     check_rows(v, map_.shape.kv_heads, step_tokens_, "append: values must be [step tokens, kv_heads, head_dim]");
     check_workers(on);
     expects(!is_appended_[std::size_t(layer)], "append: this layer has the step's keys and values already");
-    expects(are_storable<T>(on, k, largest_key), "append: a key is NaN or infinite, or too large for the scheme's storage types");
-    expects(are_storable<T>(on, v, largest_value), "append: a value is NaN or infinite, or too large for the scheme's storage types");
-    append_tokens<Scheme, T>(on, map_, memory(layer), row_view<sequence_step const>{steps_.data(), i64(steps_.size())}, k, v, workspace());
+    expects(are_storable<Scalar>(on, k, largest_key()), "append: a key is NaN or infinite, or too large for the scheme's storage types");
+    expects(are_storable<Scalar>(on, v, largest_value()), "append: a value is NaN or infinite, or too large for the scheme's storage types");
+    for (sequence_step const& step : steps_) forget_runs(layer, step.pages, step.sealed_before, step.sealed);
+    append_tokens<Scheme, Scalar>(on, map_, memory(layer), row_view<sequence_step const>{steps_.data(), i64(steps_.size())}, k, v, workspace());
     is_appended_[std::size_t(layer)] = true;
     ++appended_layers_;
   }
 
-  /// Attention of the step's queries over what the scheme selects: out = softmax(scale * q . k) . v.
+  /// Attention of the step's queries over what the scheme selects: out = softmax(scale * q . k) . v. Where one selection serves several layers, the first
+  /// of them comes before the others.
   ///
   /// Shapes    q, out [step tokens, query_heads, head_dim]; rows of out do not overlap
-  /// Requires  the step is appended in this layer; q . k within f32: a row with a product beyond it (1e19 times 1e19) is NaN
-  /// Effects   returns when done; allocates nothing. Complexity: operation::score, select and attend
+  /// Requires  the step is appended in this layer; q . k within f32: of a row with a product beyond it (1e19 times 1e19) out is not defined
+  /// Effects   returns when done. Complexity: operation::score, select and attend
+  /// Errors    those of the tier: `out` holds anything then, and the same call may be made again
   template <storage_scalar T>
-  void attend(Executor const& on, int layer, heads_view<T const> q, heads_view<T> out) {
+  void attend(Executor const& on, int layer, std::type_identity_t<heads_view<T const>> q, heads_view<T> out) {
     expects(step_tokens_ > 0, "attend: plan a step first");
     check_layer(layer);
     check_rows(q, map_.shape.query_heads, step_tokens_, "attend: queries must be [step tokens, query_heads, head_dim]");
-    check_rows(heads_view<T const>(out), map_.shape.query_heads, step_tokens_, "attend: out must be [step tokens, query_heads, head_dim]");
+    check_rows(out, map_.shape.query_heads, step_tokens_, "attend: out must be [step tokens, query_heads, head_dim]");
     check_workers(on);
     expects(are_storable<T>(on, q, largest<float>), "attend: a query is NaN or infinite");
     expects(is_appended_[std::size_t(layer)], "attend: append the step's keys and values to this layer first");
     row_view<sequence_step const> const steps{steps_.data(), i64(steps_.size())};
     statistics* const per_worker = observer_ ? worker_statistics_.data() : nullptr;
     attends_everything_ = operation::selects_everything<Scheme> || layer < budget_.dense_layers;
+    attention::softmax_state* const remainders = Scheme::remainder::estimates ? remainders_.data() : nullptr;
     if constexpr (!operation::selects_everything<Scheme>)
-      if (!attends_everything_) select_blocks<Scheme, T>(on, map_, memory(layer), steps, q, sizes_, workspace(), ids_.data(), counts_.data(), per_worker);
-    attend_blocks<Scheme, T>(on, map_, memory(layer), steps, q, out, sizes_, workspace(), ids_.data(), counts_.data(), attends_everything_, per_worker);
+      if (!attends_everything_) {
+        if constexpr (reuses)
+          select_or_reuse<T>(on, layer, q, per_worker);
+        else
+          select_blocks<Scheme, T>(on, map_, memory(layer), steps, q, sizes_, workspace(), ids_.data(), counts_.data(), per_worker, remainders);
+      }
+    if constexpr (Scheme::tier::is_directly_readable) {
+      attend_blocks<Scheme, T>(on, map_, memory(layer), steps, q, out, sizes_, workspace(), ids_.data(), counts_.data(), attends_everything_, per_worker,
+                               nullptr, remainders);
+    } else {
+      if (!attends_everything_) make_resident(on, layer);
+      attend_blocks<Scheme, T>(on, map_, memory(layer), steps, q, out, sizes_, workspace(), ids_.data(), counts_.data(), attends_everything_, per_worker,
+                               resident_.data(), remainders);
+    }
     if (observer_) collect();
+  }
+
+  /// Brings far blocks of a sequence into the near pool of a layer, for an engine that knows what comes next. Blocks for which all of the pool is in use
+  /// are left out. Nothing where the tier is read in place.
+  ///
+  /// Effects  returns when done; attend finds these blocks, unless others replace them before. Allocates a list beyond twice what a full step selects
+  /// Errors   precondition_error for blocks that are not sealed in this layer yet; those of the tier, and then none of the missing blocks is in the pool
+  void prefetch(Executor const& on, int layer, sequence_id id, int kv_head, row_view<logical_block const> blocks) {
+    sequence const& s = at(id);
+    check_layer(layer);
+    expects(kv_head >= 0 && kv_head < map_.shape.kv_heads, "prefetch: no such KV head");
+    i64 sealed = map_.discards_far ? 0 : s.sealed;
+    for (sequence_step const& step : steps_)
+      if (!map_.discards_far && step.slot == number(id) && !is_appended_[std::size_t(layer)])
+        sealed = step.sealed_before;  // what the step seals is not there yet
+    for (logical_block const b : blocks) expects(number(b) >= 0 && number(b) < sealed, "prefetch: a block is not among the sealed ones");
+    if constexpr (!Scheme::tier::is_directly_readable) {
+      auto const g = map_.geometry();
+      misses_.clear();
+      misses_.reserve(std::size_t(2 * blocks.count));  // before a slot is taken
+      pool_.begin_step();
+      for (logical_block const b : blocks) {
+        if (g.slice_bytes() > 0) resolve(layer, physical(pages(number(id)), number(b)), kv_head);
+        if (g.shared_bytes() > 0) resolve(layer, physical(pages(number(id)), number(b)), g.heads);
+      }
+      fetch_misses(on, layer);
+    }
+  }
+
+  /// Forgets the tokens of a sequence from `length` on, as after rejected speculation. What is left reads as before.
+  ///
+  /// A block that is cut is reopened: its tokens' keys and values are near again, as decoded, and their codes are kept for when it seals anew (whole
+  /// token groups; its summary is then built from the decoded keys). Sealed blocks stay sealed, so the window may be shorter until it fills again.
+  /// Truncating a prompt leaves the budget that it had. Ends a step that the sequence was part of.
+  ///
+  /// Effects     where a block is cut: decodes it in all layers, allocates its rows; a list of layers there and where the scheme keeps outliers; else
+  ///             host bookkeeping only
+  /// Errors      precondition_error for a length that is not within [1, length], or an open step; those of the tier. Nothing has changed then
+  void truncate(Executor const& on, sequence_id id, i64 length) {
+    sequence& s = at(id, phase::decode, "truncate: no such sequence, or its prompt is not finished");
+    expects(!map_.discards_far || length >= std::min(s.length, map_.sinks + s.sealed * Scheme::block_tokens),
+            "truncate: the scheme has discarded the tokens before its window; give it a window as long as what may be taken back");
+    expects(length >= 1 && length <= s.length, "truncate: the length must be at least 1 and at most the sequence's");
+    i64 const far = std::max<i64>(0, length - map_.sinks), sealed = std::min(s.sealed, far / Scheme::block_tokens);
+    expects(!loses_keys(map_.shape, budget_) || sealed == 0 || !sees_lost(length, map_.sinks + sealed * Scheme::block_tokens - 1),
+            "truncate: the next query would see tokens that the scheme has discarded; make budget.window longer by what may be taken back");
+    check_workers(on);
+    expects(!(is_open() && is_in_step(id)), "truncate: the sequence is part of a step that is not appended in all layers; append it there, or discard it");
+    bool const is_cut = sealed < s.sealed;
+    i64 const cut = far - sealed * Scheme::block_tokens, kept = is_cut ? cut : std::min(s.kept_tokens, cut);
+    std::vector<layer_memory<Scheme>> layers;
+    if (Scheme::outliers::keeps_outliers || (is_cut && kept > 0)) layers = all_layers();
+    row_view<layer_memory<Scheme> const> const view{layers.data(), i64(layers.size())};
+    if (is_cut) {
+      if (kept > 0) {
+        std::vector<float> keys(std::size_t(i64{map_.shape.layers} * map_.shape.kv_heads * Scheme::block_tokens * Scheme::head_dim)), values(keys.size());
+        decode_block<Scheme>(on, map_, view, number(id), pages(number(id)), logical_block(sealed), keys.data(), values.data());
+        restore_near<Scheme>(on, map_, view, number(id), logical_block(sealed), kept, keys.data(), values.data());
+      }
+    }
+    if (is_in_step(id)) end_step();
+    s.length = length;
+    s.sealed = sealed;
+    s.kept_tokens = kept;
+    s.prompt_tokens = std::min(s.prompt_tokens, length);
+    if constexpr (Scheme::outliers::keeps_outliers) drop_outliers<Scheme>(on, map_, view, number(id), sealed);
+    if constexpr (reuses) drop_kept_ids(number(id), sealed);
+    give_pages(s, number(id), used_pages(s));
+  }
+
+  /// A second sequence that continues from the same tokens. Sealed blocks are shared, near memory is copied; a shared page is copied when one of both
+  /// seals into it.
+  ///
+  /// Effects  copies near memory in all layers; allocates a list of them
+  /// Errors   capacity_error where all of limits.sequences are in use, precondition_error where the sequence is part of an open step
+  sequence_id fork(Executor const& on, sequence_id id) {
+    sequence const& s = at(id, phase::decode, "fork: no such sequence, or its prompt is not finished");
+    check_workers(on);
+    expects(!(is_open() && is_in_step(id)), "fork: the sequence is part of a step that is not appended in all layers; append it there, or discard it");
+    auto const other = free_slot("fork");
+    i64 const from = number(id), to = other - sequences_.begin();
+    auto const layers = all_layers();
+    sequence copy = s;  // allocates: nothing is taken yet
+    copy_slot<Scheme>(on, map_, row_view<layer_memory<Scheme> const>{layers.data(), i64(layers.size())}, from, to);
+    *other = std::move(copy);
+    for (i64 p = 0; p < s.pages; ++p) {
+      page_id const shared = pages(from)[p];
+      page_table_[std::size_t(to * pages_per_sequence() + p)] = shared;
+      ++page_users_[std::size_t(number(shared))];
+    }
+    return sequence_id(to);
+  }
+
+  /// Writes a sequence to a file, for restore in this or another cache of the scheme, also after a restart. A file of that name is replaced as a whole: a
+  /// process that stops in between leaves the old one.
+  ///
+  /// Effects  writes `path` + ".partial", waits until it is on the device, renames it; allocates 256 KB and lists of layers. The sequence goes on
+  /// Errors   precondition_error for a sequence of an open step; io_error, and then the old file is there (or the new one, if only the folder's sync failed)
+  template <class File = tier::posix_file>
+  void save(Executor const& on, sequence_id id, std::string const& path) {
+    sequence const& s = at(id, phase::decode, "save: no such sequence, or its prompt is not finished");
+    expects(!(is_open() && is_in_step(id)), "save: the sequence is part of a step that is not appended in all layers; append it there, or discard it");
+    auto const layers = all_layers();
+    write_snapshot<File, Scheme>(on, map_, row_view<layer_memory<Scheme> const>{layers.data(), i64(layers.size())}, number(id), pages(number(id)),
+                                 {s.prompt_tokens, s.length, s.sealed, s.kept_tokens, s.selected_blocks}, path);
+  }
+
+  /// A sequence from a file that save wrote. Limits and executor may be others than those of the cache that saved it; what is stored must be the same.
+  ///
+  /// Effects  takes pages and a sequence; allocates 256 KB and lists of layers
+  /// Errors   precondition_error where the file is of another scheme, model or rotary embedding, naming what differs; capacity_error where it does not fit;
+  ///          io_error where it is damaged. Nothing has changed then
+  template <class File = tier::posix_file>
+  sequence_id restore(Executor const& on, std::string const& path) {
+    auto const slot = free_slot("restore");
+    i64 const id = slot - sequences_.begin();
+    auto reader = open_snapshot<File, Scheme>(on, map_, path);
+    snapshot_record const& r = reader.record;
+    sequence s;
+    s.phase = phase::decode;
+    s.prompt_tokens = r.prompt_tokens;
+    s.length = r.length;
+    s.sealed = r.sealed;
+    s.kept_tokens = r.kept_tokens;
+    s.selected_blocks = r.selected_blocks;
+    i64 const needed = used_pages(s);
+    expects<capacity_error>(r.length <= limits_.tokens, "restore: capacity exceeded: the sequence is longer than limits.tokens");
+    i64 const next = Scheme::keeps_generated || r.length == limits_.tokens ? 0 : 1;  // a step must be possible
+    expects<capacity_error>(
+        r.length - std::min(r.length, map_.sinks + r.sealed * Scheme::block_tokens) + next <= map_.tail_rows,
+        "restore: capacity exceeded: the cache keeps fewer tokens near (limits.generated_tokens, budget.window) than the sequence has there");
+    expects(operation::selects_everything<Scheme> || typename Scheme::select{}.with_budget(r.selected_blocks).max_selected(sizes_.blocks) <= sizes_.selected,
+            "restore: the sequence selects more blocks a step than this cache's budget allows");
+    expects<capacity_error>(needed <= i64(free_pages_.size()), "restore: capacity exceeded: far memory (limits.far_tokens) is full; free a sequence first");
+    page_guard guard{*this, s, id, 0};
+    take_pages(s, id, needed);
+    row_view<page_id const> const table{page_table_.data() + id * pages_per_sequence(), needed};
+    for (int layer = 0; layer < map_.shape.layers; ++layer) forget_runs(layer, table, 0, r.sealed + (r.kept_tokens > 0));
+    auto const layers = all_layers();
+    reader.read(on, row_view<layer_memory<Scheme> const>{layers.data(), i64(layers.size())}, id, table);
+    guard.kept = s.pages;
+    *slot = std::move(s);
+    return sequence_id(id);
   }
 
   /// Gives a sequence's memory back. Its id may be given out again. Ends a step that it was part of.
@@ -242,12 +454,13 @@ class cache {
   /// Errors   precondition_error for an id that is not in use, or one of an open step
   void free(sequence_id id) {
     expects(number(id) >= 0 && number(id) < limits_.sequences && sequences_[std::size_t(number(id))].phase != phase::free, "free: no such sequence");
-    if (std::any_of(steps_.begin(), steps_.end(), [&](sequence_step const& step) { return step.slot == number(id); })) {
+    if (is_in_step(id)) {
       expects(!is_open(), "free: the sequence is part of a step that is not appended in all layers; append it there, or discard it");
       end_step();
     }
     sequence& s = sequences_[std::size_t(number(id))];
     give_pages(s, number(id), 0);
+    forget_selection(number(id));
     s = {};
   }
 
@@ -264,6 +477,13 @@ class cache {
     i64 const item = batch_index * map_.shape.kv_heads + kv_head;
     return row_view<logical_block const>{ids_.data() + item * sizes_.selected, counts_[std::size_t(item)]};
   }
+  /// The blocks of a prompt that stay near in a layer and KV head, ascending; they are attended beside the selected ones. Valid until the next call.
+  row_view<logical_block const> outliers(int layer, sequence_id id, int kv_head) const {
+    static_cast<void>(at(id));
+    check_layer(layer);
+    expects(kv_head >= 0 && kv_head < map_.shape.kv_heads, "outliers: no such KV head");
+    return outliers_of(layer, number(id), kv_head);
+  }
   // Of a sequence whose prompt is finished; else an error.
 
   i64 length(sequence_id id) const { return at(id).length; }                    ///< Tokens, those of the planned step included.
@@ -278,17 +498,17 @@ class cache {
     // Where generated tokens seal, the last ones are the window; where they stay for good, the window is the prompt's.
     i64 const beyond_window = Scheme::keeps_generated ? near : std::max<i64>(0, near - map_.sinks - budget_.window);
     i64 const generated = std::min(beyond_window, s.length - s.prompt_tokens);
-    return {.summary = map_.shape.kv_heads * ceil_div(s.sealed, map_type::tile_blocks) * map_.tile() + map_.state_sequence(),
-            .always_near = (near - generated) * token,
+    return {.summary = (map_.discards_far ? 0 : map_.tile_copies() * ceil_div(s.sealed, map_type::tile_blocks) * map_.tile()) + map_.state_sequence(),
+            .always_near = (near - generated) * token + outlier_bytes(number(id)),
             .generated = generated * token,
-            .pool = 0,
-            .far = s.sealed * map_.shape.kv_heads * map_.geometry().slice_bytes()};
+            .pool = pool_.bytes() / (map_.shape.layers * limits_.sequences),
+            .far = map_.discards_far ? 0 : s.sealed * map_.geometry().block_bytes()};
   }
   map_type const& map() const { return map_; }  ///< Sizes of what the cache holds.
   /// Bytes that finish_prompt allocates for each worker, for a prompt staged in T.
   template <storage_scalar T>
-  static constexpr i64 prompt_scratch_bytes(i64 tokens) {
-    return operation::prompt_scratch_floats<Scheme, T>(tokens) * i64(sizeof(float));
+  i64 prompt_scratch_bytes(i64 tokens) const {
+    return operation::prompt_scratch_floats<Scheme, T>(map_.shape, tokens) * i64(sizeof(float));
   }
 
  private:
@@ -307,20 +527,40 @@ class cache {
   struct sequence {
     cache::phase phase = phase::free;
     i64 prompt_tokens = 0, length = 0, sealed = 0, selected_blocks = 0, pages = 0;
+    i64 steps = 0;        // planned
+    i64 kept_tokens = 0;  // of the block after the sealed ones: its codes are there from before it was reopened
     erased_staging staging;
     std::vector<i64> filled;
+  };
+
+  struct page_guard {  // gives pages back where something throws
+    cache& of;
+    sequence& s;
+    i64 slot, kept;
+    ~page_guard() { of.give_pages(s, slot, kept); }
+  };
+  struct miss {
+    i64 slot;
+    physical_block block;
+    int head;
   };
 
   static cellar::limits checked(model_shape const& shape, cellar::limits l, cellar::budget const& b) {
     validate(shape);
     expects(shape.head_dim == Scheme::head_dim, "cache: the model's head_dim is not the scheme's");
     expects(!needs_rotary<Scheme> || shape.rotary.is_set(), "cache: the scheme turns keys, so model_shape::rotary must be set");
+    expects(!map_type::has_shared || i64{shape.kv_heads} * shape.head_dim <= max_row_channels,
+            "cache: a policy over all heads holds at most 4096 channels (kv_heads * head_dim); use one of one head");
     expects(l.sequences > 0 && l.tokens > 0 && l.step_tokens > 0, "limits: sequences, tokens and step_tokens must be positive");
     expects(l.generated_tokens >= 0 && l.step_sequences >= 0 && l.far_tokens >= 0, "limits: capacities must not be negative");
     expects(b.share >= 0 && b.share <= 1, "budget: share must be within [0, 1]");
-    expects(b.tokens >= 0 && b.sinks >= 0 && b.window >= 0 && b.dense_layers >= 0, "budget: counts must not be negative");
+    expects(b.tokens >= 0 && b.sinks >= 0 && b.window >= 0 && b.dense_layers >= 0 && b.outliers >= 0, "budget: counts must not be negative");
     expects(!Scheme::select::reads_scores || b.tokens > 0 || b.share > 0,
             "budget: the scheme selects by score, so tokens or share must be above zero; give the scheme a `published` budget or pass one");
+    expects(b.outliers == 0 || Scheme::outliers::keeps_outliers, "budget: the scheme has no rule for outliers, so their number must be 0");
+    i64 const step = std::min(l.step_tokens, l.tokens), near = std::max(std::min(b.window, l.tokens), step);
+    expects(!loses_keys(shape, b) || !sees_lost(l.tokens - step, l.tokens - near - 1),
+            "budget: window must hold the attention's sliding window and limits.step_tokens, since the scheme discards what lies before it");
     i64 const pages = std::max(l.far_tokens, l.tokens) / map_type::page_tokens;
     expects(std::max(l.tokens / Scheme::block_tokens, pages * (l.far_tokens > 0 ? 1 : l.sequences)) < i64{1} << 30,
             "limits: more far blocks or pages than their 32-bit ids can name; lower tokens, sequences or far_tokens");
@@ -329,25 +569,87 @@ class cache {
     l.step_tokens = std::min(l.step_tokens, l.tokens);
     return l;
   }
+  /// Whether some layer never reads far blocks.
+  static bool loses_keys(model_shape const& shape, cellar::budget const& b) { return operation::selects_nothing<Scheme> && b.dense_layers < shape.layers; }
+  /// Whether a query would see a key that is lost, though its attention has a window to see whole: without one, losing keys is the scheme's intent.
+  static bool sees_lost(i64 q_position, i64 k_position) {
+    typename Scheme::attention const variant{};
+    bool const has_window = !variant.visible(i64{1} << 60, 0);
+    return has_window && k_position >= 0 && variant.visible(q_position, k_position);
+  }
   /// What exceeds every sequence is as good as its whole length.
   static cellar::budget within(cellar::limits const& l, cellar::budget b) {
     b.sinks = std::min(b.sinks, l.tokens);
     b.window = std::min(b.window, l.tokens);
+    b.outliers = std::min(b.outliers, l.tokens / Scheme::block_tokens);
     return b;
   }
-  static i64 tail_rows(cellar::limits const& l, cellar::budget const& b) {
-    i64 const new_rows = Scheme::keeps_generated ? l.generated_tokens : l.step_tokens;
-    return std::min(std::max<i64>(b.window, Scheme::keeps_generated ? 0 : l.step_tokens) + Scheme::block_tokens - 1 + new_rows, l.tokens);
-  }
-  i64 pages_per_sequence() const { return ceil_div(limits_.tokens, map_type::page_tokens); }
-  /// Blocks that lie before the window and before the tokens of the step, which must stay visible to their own queries.
-  i64 sealable_blocks(i64 length, i64 new_tokens) const {
-    return std::max<i64>(0, length - std::max(budget_.window, new_tokens) - budget_.sinks) / Scheme::block_tokens;
-  }
+  i64 pages_per_sequence() const { return map_.discards_far ? 0 : ceil_div(limits_.tokens, map_type::page_tokens); }
+  i64 pages_for(i64 blocks) const { return map_.discards_far ? 0 : ceil_div(blocks, map_type::page_blocks); }
+  i64 used_pages(sequence const& s) const { return pages_for(s.sealed + (s.kept_tokens > 0)); }
+  i64 sealable_blocks(i64 length, i64 new_tokens) const { return operation::sealable_blocks<Scheme>(budget_, length, new_tokens); }
   i64 sealed_after(sequence const& s, i64 length, i64 new_tokens) const {
     return Scheme::keeps_generated ? s.sealed : std::max(s.sealed, sealable_blocks(length, new_tokens));
   }
 
+  auto free_slot(char const* caller) {
+    auto const slot = std::find_if(sequences_.begin(), sequences_.end(), [](sequence const& s) { return s.phase == phase::free; });
+    if (slot == sequences_.end())
+      detail::raise(capacity_error(std::string(caller) + ": capacity exceeded: all of limits.sequences are in use; free one first"));
+    return slot;
+  }
+  bool is_in_step(sequence_id id) const {
+    return std::any_of(steps_.begin(), steps_.end(), [&](sequence_step const& step) { return step.slot == number(id); });
+  }
+  /// The selection of a layer's step: anew where it is due, else that of the layer and step that it is shared with.
+  template <class T>
+  void select_or_reuse(Executor const& on, int layer, heads_view<T const> q, statistics* per_worker) {
+    int const among = layer - budget_.dense_layers, heads = map_.shape.kv_heads;
+    i64 const source = among / Scheme::reuse::layers;
+    auto const kept = [&](sequence_step const& step) { return source * limits_.sequences + step.slot; };
+    auto const age = [&](sequence_step const& step) {  // steps since the selection; at least Steps where there is none
+      i64 const in = kept_in_[std::size_t(kept(step))];
+      return in < 0 ? Scheme::reuse::steps : sequences_[std::size_t(step.slot)].steps - in;
+    };
+    selecting_.clear();
+    if (among % Scheme::reuse::layers == 0) {
+      for (sequence_step const& step : steps_)
+        if (age(step) == 0 || age(step) >= Scheme::reuse::steps) selecting_.push_back(step);
+    } else {
+      for (sequence_step const& step : steps_)
+        expects(age(step) < Scheme::reuse::steps, "attend: this layer shares the selection of an earlier one, which is to be attended first");
+    }
+    if (!selecting_.empty()) {
+      select_blocks<Scheme, T>(on, map_, memory(layer), row_view<sequence_step const>{selecting_.data(), i64(selecting_.size())}, q, sizes_, workspace(),
+                               ids_.data(), counts_.data(), per_worker);
+      for (std::size_t i = 0; i < selecting_.size(); ++i) {
+        i64 const to = kept(selecting_[i]);
+        std::copy_n(ids_.begin() + i64(i) * heads * sizes_.selected, heads * sizes_.selected, kept_ids_.begin() + to * heads * sizes_.selected);
+        std::copy_n(counts_.begin() + i64(i) * heads, heads, kept_counts_.begin() + to * heads);
+        kept_in_[std::size_t(to)] = sequences_[std::size_t(selecting_[i].slot)].steps;
+      }
+    }
+    for (std::size_t i = 0; i < steps_.size(); ++i)
+      for (int head = 0; head < heads; ++head) {
+        i64 const item = i64(i) * heads + head, from = kept(steps_[i]) * heads + head, n = kept_counts_[std::size_t(from)];
+        std::copy_n(kept_ids_.data() + from * sizes_.selected, n, ids_.begin() + item * sizes_.selected);
+        std::fill_n(ids_.begin() + item * sizes_.selected + n, sizes_.selected - n, logical_block{-1});
+        counts_[std::size_t(item)] = n;
+      }
+  }
+  /// Kept ids of blocks that are truncated: what seals there again is another block.
+  void drop_kept_ids(i64 slot, i64 sealed) {
+    i64 const heads = map_.shape.kv_heads;
+    for (i64 kept = slot; kept < i64(kept_in_.size()); kept += limits_.sequences)
+      for (i64 item = kept * heads; item < (kept + 1) * heads; ++item) {
+        auto const* const ids = kept_ids_.data() + item * sizes_.selected;
+        i64& n = kept_counts_[std::size_t(item)];
+        while (n > 0 && number(ids[n - 1]) >= sealed) --n;
+      }
+  }
+  void forget_selection(i64 slot) {
+    for (std::size_t i = std::size_t(slot); i < kept_in_.size(); i += std::size_t(limits_.sequences)) kept_in_[i] = -1;
+  }
   /// A step is planned and lacks layers.
   bool is_open() const { return step_tokens_ > 0 && appended_layers_ < map_.shape.layers; }
   void forget_layers() {
@@ -370,32 +672,187 @@ class cache {
     return sequences_[std::size_t(number(id))];
   }
   row_view<page_id const> pages(i64 slot) const { return {page_table_.data() + slot * pages_per_sequence(), sequences_[std::size_t(slot)].pages}; }
+  page_id take_page() {
+    page_id const page = free_pages_.back();
+    free_pages_.pop_back();
+    page_users_[std::size_t(number(page))] = 1;
+    return page;
+  }
+  void give_page(page_id page) {
+    if (--page_users_[std::size_t(number(page))] == 0) free_pages_.push_back(page);
+  }
   void take_pages(sequence& s, i64 slot, i64 n) {
-    for (; n > 0; --n) {
-      page_table_[std::size_t(slot * pages_per_sequence() + s.pages++)] = free_pages_.back();
-      free_pages_.pop_back();
-    }
+    for (; n > 0; --n) page_table_[std::size_t(slot * pages_per_sequence() + s.pages++)] = take_page();
   }
   void give_pages(sequence& s, i64 slot, i64 kept) {
-    while (s.pages > kept) free_pages_.push_back(page_table_[std::size_t(slot * pages_per_sequence() + --s.pages)]);
+    while (s.pages > kept) give_page(page_table_[std::size_t(slot * pages_per_sequence() + --s.pages)]);
+  }
+  /// Whether the first block that a step seals lies in a page that is there: the last one.
+  bool seals_into_page(sequence const& s, i64 sealed) const { return sealed > s.sealed && s.sealed / map_type::page_blocks < s.pages; }
+  page_id& last_page(i64 slot) { return page_table_[std::size_t(slot * pages_per_sequence() + sequences_[std::size_t(slot)].pages - 1)]; }
+  page_id last_page(i64 slot) const { return pages(slot)[sequences_[std::size_t(slot)].pages - 1]; }
+  /// Whether an entry of a batch seals into a page that it shares, also once the entries before it have copied theirs.
+  bool copies_page(row_view<batch_entry const> batch, i64 i) const {
+    auto const seals = [&](batch_entry const& entry) {
+      sequence const& s = sequences_[std::size_t(number(entry.sequence))];
+      return seals_into_page(s, sealed_after(s, s.length + entry.new_tokens, entry.new_tokens));
+    };
+    if (!seals(batch[i])) return false;
+    page_id const page = last_page(number(batch[i].sequence));
+    i64 others = 0;
+    for (i64 j = 0; j < i; ++j) others += seals(batch[j]) && last_page(number(batch[j].sequence)) == page;
+    return page_users_[std::size_t(number(page))] - others > 1;
+  }
+  /// Copies what the sequence has of its last page.
+  void copy_last_page(Executor const& on, i64 slot, page_id to) {
+    sequence const& s = sequences_[std::size_t(slot)];
+    auto const layers = all_layers();
+    copy_page<Scheme>(on, map_, row_view<layer_memory<Scheme> const>{layers.data(), i64(layers.size())}, last_page(slot), to,
+                      s.sealed % map_type::page_blocks + (s.kept_tokens > 0));
+  }
+  /// Takes the copy in place of that page where it is shared, so that the sequence may seal into its own.
+  void own_last_page(i64 slot, i64 sealed) {
+    sequence const& s = sequences_[std::size_t(slot)];
+    if (!seals_into_page(s, sealed) || page_users_[std::size_t(number(last_page(slot)))] == 1) return;
+    page_id const shared = last_page(slot);
+    last_page(slot) = take_page();
+    give_page(shared);
+    for (int layer = 0; layer < map_.shape.layers; ++layer)
+      forget_runs(layer, pages(slot), s.sealed / map_type::page_blocks * map_type::page_blocks, s.sealed + (s.kept_tokens > 0));
+  }
+  slot_pool make_pool() const {
+    if constexpr (Scheme::tier::is_directly_readable) return {};
+    auto const g = map_.geometry();
+    i64 const selected = i64(ids_.size()) * (map_type::has_shared ? 2 : 1);
+    return {limits_.pool_runs > 0 ? limits_.pool_runs : selected, std::max(g.slice_bytes(), g.shared_bytes())};
+  }
+  i64 run_key(int layer, physical_block block, int head) const {
+    return ((layer * pages_ * map_type::page_blocks) + number(block)) * (map_.shape.kv_heads + 1) + head;
+  }
+  static physical_block physical(row_view<page_id const> table, i64 block) {
+    return layout::paged<typename Scheme::layout>{{}, table, map_type::page_blocks}.resolve(logical_block(block));
+  }
+  /// The pool's copies of blocks are about to be outdated.
+  void forget_runs(int layer, row_view<page_id const> table, i64 first, i64 last) {
+    if (pool_.slots() == 0 || map_.discards_far) return;
+    for (i64 b = first; b < last; ++b)
+      for (int head = 0; head <= map_.shape.kv_heads; ++head) pool_.forget(run_key(layer, physical(table, b), head));
+  }
+  /// Where a run is in the pool, or will be once the misses are fetched; null where all of the pool is in use.
+  std::byte const* resolve(int layer, physical_block block, int head) {
+    i64 const key = run_key(layer, block, head);
+    i64 slot = pool_.find(key);
+    bool const is_hit = slot != slot_pool::none;
+    if (observer_) ++(is_hit ? observer_->pool_hits : observer_->pool_misses);
+    if (!is_hit) {
+      slot = pool_.take(key);
+      if (slot == slot_pool::none) return nullptr;
+      misses_.push_back({slot, block, head});
+    }
+    return pool_.data(slot);
+  }
+  void fetch_misses(Executor const& on, int layer) {
+    auto const g = map_.geometry();
+    auto const bytes_of = [&](miss const& m) { return m.head < g.heads ? g.slice_bytes() : g.shared_bytes(); };
+    struct guard_type {  // what was not fetched is not there
+      cache& of;
+      int layer;
+      bool is_done;
+      ~guard_type() {
+        if (!is_done)
+          for (miss const& m : of.misses_) of.pool_.forget(of.run_key(layer, m.block, m.head));
+      }
+    } guard{*this, layer, false};
+    on.for_each(i64(misses_.size()), [&](i64 i, int) {
+      miss const& m = misses_[std::size_t(i)];
+      if constexpr (!Scheme::tier::is_directly_readable) tier_.fetch(layer, m.block, m.head, {pool_.data(m.slot), bytes_of(m)});
+    });
+    guard.is_done = true;
+    if (observer_)
+      for (miss const& m : misses_) observer_->moved_bytes += bytes_of(m);
+  }
+  /// Brings the selected blocks of the step into the pool, as far as they fit.
+  void make_resident(Executor const& on, int layer) {
+    auto const g = map_.geometry();
+    pool_.begin_step();
+    misses_.clear();
+    for (std::size_t i = 0; i < steps_.size(); ++i)
+      for (int head = 0; head < g.heads; ++head) {
+        i64 const item = i64(i) * g.heads + head;
+        for (i64 j = 0; j < counts_[std::size_t(item)]; ++j) {
+          auto const at = std::size_t(item * sizes_.selected + j);
+          auto const block = physical(steps_[i].pages, number(ids_[at]));
+          resident_[at] = {g.slice_bytes() > 0 ? resolve(layer, block, head) : nullptr, g.shared_bytes() > 0 ? resolve(layer, block, g.heads) : nullptr};
+        }
+      }
+    fetch_misses(on, layer);
+  }
+  std::vector<layer_memory<Scheme>> all_layers() {
+    std::vector<layer_memory<Scheme>> layers;
+    layers.reserve(std::size_t(map_.shape.layers));
+    for (int layer = 0; layer < map_.shape.layers; ++layer) layers.push_back(memory(layer));
+    return layers;
   }
   layer_memory<Scheme> memory(int layer) {
-    return {layout_, tier_.data(layer), summaries_.data() + i64{layer} * pages_ * map_.summary_page(),
-            near_.data() + i64{layer} * limits_.sequences * map_.near_sequence(), state_.data() + i64{layer} * limits_.sequences * map_.state_sequence()};
+    std::byte* far = nullptr;
+    if constexpr (Scheme::tier::is_directly_readable) far = tier_.data(layer);
+    return {layout_,
+            far,
+            summaries_.data() + i64{layer} * pages_ * map_.summary_page(),
+            near_.data() + i64{layer} * limits_.sequences * map_.near_sequence(),
+            state_.data() + i64{layer} * limits_.sequences * map_.state_sequence(),
+            outliers_.data() + i64{layer} * limits_.sequences * map_.outlier_sequence(),
+            &tier_,
+            layer};
+  }
+  static std::vector<float> make_turns(model_shape const& shape, cellar::limits const& limits) {
+    std::vector<float> turns;
+    if constexpr (needs_rotary<Scheme>) {
+      turns.resize(std::size_t(turn_floats(shape.rotary, limits.tokens)));
+      fill_turns(shape.rotary, limits.tokens, turns.data());
+    }
+    return turns;
+  }
+  static model_shape turned(model_shape shape, std::vector<float> const& turns) {
+    shape.rotary.turns = {turns.data(), i64(turns.size())};
+    return shape;
+  }
+  static typename Scheme::tier make_tier(map_type const& map, typename Scheme::layout const& layout, i64 blocks,
+                                         tier_options_of<typename Scheme::tier> const& options) {
+    if constexpr (Scheme::tier::is_directly_readable)
+      return typename Scheme::tier(map.shape.layers, layout.bytes());
+    else
+      return typename Scheme::tier(map.shape.layers, map.geometry(), blocks, options);
   }
   std::byte* workspace() { return reinterpret_cast<std::byte*>(round_up(reinterpret_cast<i64>(workspace_.data()), 64)); }
 
+  row_view<logical_block const> outliers_of(int layer, i64 slot, int head) const {
+    if constexpr (!Scheme::outliers::keeps_outliers) return {};
+    i64 const record = (i64{layer} * limits_.sequences + slot) * map_.outlier_sequence() + head * map_.outlier_head();
+    auto const* const ids = reinterpret_cast<logical_block const*>(outliers_.data() + record);
+    return {ids, std::find(ids, ids + map_.outliers, logical_block{-1}) - ids};
+  }
+  i64 outlier_bytes(i64 slot) const {
+    i64 n = 0;
+    for (int head = 0; head < map_.shape.kv_heads; ++head) n += outliers_of(0, slot, head).count;
+    return n * (i64(sizeof(logical_block)) + 2 * Scheme::block_tokens * Scheme::head_dim * i64(sizeof(typename Scheme::near_scalar)));
+  }
   void check_layer(int layer) const { expects(layer >= 0 && layer < map_.shape.layers, "no such layer"); }
   void check_workers(Executor const& on) const {
     expects(on.workers() <= int(worker_statistics_.size()), "the executor has more workers than the one that the cache was made for");
   }
   template <class T>
-  static void check_rows(heads_view<T const> x, int heads, i64 tokens, char const* message) {
+  static void check_rows(heads_view<T> x, int heads, i64 tokens, char const* message) {
     expects(x.tokens == tokens && is_rows_of(x, heads, Scheme::head_dim), message);
   }
-  static constexpr float largest_key = std::min({largest<typename Scheme::near_scalar>, largest_stored<typename Scheme::key_codec>(Scheme::head_dim),
-                                                 largest_stored<typename Scheme::summary>(Scheme::head_dim)});
-  static constexpr float largest_value = std::min(largest<typename Scheme::near_scalar>, largest_stored<typename Scheme::value_codec>(Scheme::head_dim));
+  /// What a policy stores, after it was rounded near: a near number below the policy's limit, so that no larger one rounds beyond it.
+  template <class Policy>
+  static float largest_near() {
+    using near = typename Scheme::near_scalar;
+    return std::min(largest<near>, to_float(rounded_down<near>(largest_stored<Policy>(Scheme::head_dim))));
+  }
+  static float largest_key() { return std::min(largest_near<typename Scheme::key_codec>(), largest_near<typename Scheme::summary>()); }
+  static float largest_value() { return largest_near<typename Scheme::value_codec>(); }
   /// Checks and seals all layers; nothing of the sequence has changed when an error leaves.
   template <class T>
   void seal_staged(Executor const& on, sequence& s, i64 slot, i64 sealed, prompt_staging<T> staging) {
@@ -403,18 +860,14 @@ class cache {
     std::vector<prompt_layer<Scheme, T>> layers;
     for (int layer = 0; layer < map_.shape.layers; ++layer) {
       auto const [k, v] = staged(staging, layer, tokens);
-      expects(are_storable<T>(on, k, largest_key) && are_storable<T>(on, v, largest_value),
+      expects(are_storable<T>(on, k, largest_key()) && are_storable<T>(on, v, largest_value()),
               "finish_prompt: a staged key or value is NaN or infinite, or too large for the scheme's storage types");
       layers.push_back({memory(layer), k, v});
     }
-    std::vector<float> scratch(std::size_t(on.workers() * operation::prompt_scratch_floats<Scheme, T>(tokens)));
-    struct page_guard {  // gives the pages back where the executor's threads throw
-      cache& of;
-      sequence& s;
-      i64 slot, kept;
-      ~page_guard() { of.give_pages(s, slot, kept); }
-    } guard{*this, s, slot, 0};
-    take_pages(s, slot, ceil_div(sealed, map_type::page_blocks));
+    std::vector<float> scratch(std::size_t(on.workers() * operation::prompt_scratch_floats<Scheme, T>(map_.shape, tokens)));
+    page_guard guard{*this, s, slot, 0};
+    take_pages(s, slot, pages_for(sealed));
+    for (int layer = 0; layer < map_.shape.layers; ++layer) forget_runs(layer, pages(slot), 0, sealed);
     sequence_step const step{.slot = slot, .pages = pages(slot), .sealed = sealed, .length = tokens};
     seal_prompt<Scheme, T>(on, map_, row_view<prompt_layer<Scheme, T> const>{layers.data(), i64(layers.size())}, step,
                            row_view<float>{scratch.data(), i64(scratch.size())});
@@ -446,16 +899,27 @@ class cache {
 
   cellar::limits limits_;
   cellar::budget budget_;
+  std::vector<float> turns_;  // rotary::turns
   map_type map_;
   i64 pages_;
   typename Scheme::layout layout_;
   typename Scheme::tier tier_;
   operation::decode_workspace<Scheme> sizes_;
-  std::vector<std::byte> summaries_, near_, state_;
+  std::vector<std::byte> summaries_, near_, state_, outliers_;
   std::vector<page_id> page_table_, free_pages_;
+  std::vector<int> page_users_;  // a page: sequences that share it
   std::vector<sequence> sequences_;
   std::vector<logical_block> ids_;
   std::vector<i64> counts_;
+  slot_pool pool_;  // of runs, by run_key
+  std::vector<miss> misses_;
+  std::vector<resident_runs> resident_;               // beside ids_
+  std::vector<attention::softmax_state> remainders_;  // [batch][kv_head][query row]
+  // Where ids serve several layers or steps: those of each selecting layer and sequence, and the sequence's step that they were selected in.
+  static constexpr bool reuses = Scheme::reuse::layers > 1 || Scheme::reuse::steps > 1;
+  std::vector<logical_block> kept_ids_;
+  std::vector<i64> kept_counts_, kept_in_;
+  std::vector<sequence_step> selecting_;
   std::vector<std::byte> workspace_;
   std::vector<statistics> worker_statistics_;
   std::vector<sequence_step> steps_;

@@ -42,10 +42,10 @@ class rotated_mean {
       i64 const first = adjacent ? 2 * i : i, second = adjacent ? 2 * i + 1 : i + half;
       double a = 0, b = 0;
       for (i64 r = 0; r < keys.rows; ++r) {
-        double const angle = double(first_position + r) * rotary_.inverse_frequencies[i];
-        double const c = std::cos(angle), s = std::sin(angle);
-        a += keys(r, first) * c + keys(r, second) * s;
-        b += keys(r, second) * c - keys(r, first) * s;
+        float c = 1, s = 0;
+        turn_of(rotary_, i, first_position + r, c, s);
+        a += double(keys(r, first)) * double(c) + double(keys(r, second)) * double(s);
+        b += double(keys(r, second)) * double(c) - double(keys(r, first)) * double(s);
       }
       mean[first] = keys.rows > 0 ? float(a / double(keys.rows)) : 0.0f;
       mean[second] = keys.rows > 0 ? float(b / double(keys.rows)) : 0.0f;
@@ -53,7 +53,10 @@ class rotated_mean {
   }
 
   /// The centre `offset` positions after the bound one.
-  CELLAR_HD void center(i64 offset, float* to) const { rotate(rotary_, mean_, double(position_ + offset), to); }
+  template <team Team>
+  CELLAR_HD void center(Team const& t, i64 offset, float* to) const {
+    rotate(rotary_, mean_, position_ + offset, to, cellar::detail::kernels_of(t));
+  }
   CELLAR_HD rotary const& embedding() const { return rotary_; }
 
  private:
@@ -116,9 +119,9 @@ struct centred<Codec, rotated_mean> {
     int const channels = int(x.columns());
     for (i64 r = t.rank(); r < x.rows; r += t.size()) {
       float y[D == dynamic ? max_channels : D];
-      center.center(r, y);
+      center.center(t, r, y);
       for (int c = 0; c < channels; ++c) y[c] = x(r, c) - y[c];
-      serial_team one;
+      serial_team one = cellar::detail::alone_in(t);
       base.encode(one, matrix_view<float const, D>{y, 1, channels, channels},
                   {to.codes + r * to.code_stride, to.scales + r * to.scale_stride, to.code_stride, to.scale_stride});
     }
@@ -128,8 +131,8 @@ struct centred<Codec, rotated_mean> {
     int const channels = int(y.columns());
     for (i64 r = t.rank(); r < y.rows; r += t.size()) {
       float middle[D == dynamic ? max_channels : D];
-      center.center(r, middle);
-      serial_team one;
+      center.center(t, r, middle);
+      serial_team one = cellar::detail::alone_in(t);
       base.decode(one, {from.codes + r * from.code_stride, from.scales + r * from.scale_stride, from.code_stride, from.scale_stride},
                   matrix_view<float, D>{y.row(r), 1, channels, channels});
       for (int c = 0; c < channels; ++c) y(r, c) += middle[c];
@@ -172,7 +175,7 @@ struct centred<Codec, block_mean<Tokens>> {
       }
       for (int r = 0; r < Tokens; ++r) {
         for (int c = 0; c < channels; ++c) y[c] = x(g * Tokens + r, c) - mean[c];
-        serial_team alone;
+        serial_team alone = cellar::detail::alone_in(t);
         base.encode(alone, matrix_view<float const, D>{y, 1, channels, channels}, {codes + r * one.codes, scales + r * one.scales, one.codes, one.scales});
       }
     }
@@ -184,7 +187,7 @@ struct centred<Codec, block_mean<Tokens>> {
     for (i64 r = t.rank(); r < y.rows; r += t.size()) {
       i64 const g = r / Tokens, within = r % Tokens;
       std::byte const* const scales = from.scales + g * from.scale_stride;
-      serial_team alone;
+      serial_team alone = cellar::detail::alone_in(t);
       base.decode(alone, {from.codes + g * from.code_stride + within * one.codes, scales + within * one.scales, one.codes, one.scales},
                   matrix_view<float, D>{y.row(r), 1, channels, channels});
       for (int c = 0; c < channels; ++c) y(r, c) += to_float(detail::load<bf16>(scales + Tokens * one.scales + c * i64(sizeof(bf16))));

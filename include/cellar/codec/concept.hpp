@@ -4,6 +4,7 @@
 
 #include "cellar/core/team.hpp"
 #include "cellar/core/types.hpp"
+#include "cellar/core/vector.hpp"
 
 /// How rows are stored: the far planes of keys and values, and quantized landmarks.
 ///
@@ -32,7 +33,15 @@ struct row_parts {
   CELLAR_HD operator row_parts<Byte const>() const requires(!std::is_const_v<Byte>) { return {codes, scales, code_stride, scale_stride}; }
 };
 
+/// Whose channels a row holds: one KV head's, or those of all heads side by side, which are then fetched whole.
 enum class scope { one_head, all_heads };
+
+/// The scope of a codec or summary; one head where it does not say.
+template <class P>
+inline constexpr scope scope_of = scope::one_head;
+template <class P>
+  requires requires { P::head_scope; }
+inline constexpr scope scope_of<P> = P::head_scope;
 
 template <class C>
 concept codec_facts = std::semiregular<C> && std::is_trivially_copyable_v<C> && requires(C const& c, i64 channels) {
@@ -54,12 +63,40 @@ concept row_codec = codec_facts<C> && has_encode<C, HeadDim> && has_decode<C, He
 
 // Refinements, for codecs and summaries alike. Driver code asks for them with `if constexpr` (operation/memory.hpp).
 
-/// Learns from a prompt: one state per (layer, sequence, KV head).
+/// Widest row of a policy of all heads, in channels: bodies keep one on the stack.
+inline constexpr int max_row_channels = 4096;
+
+/// The head that a policy of all heads is bound to; nothing for one head.
+template <scope Scope>
+struct bound_head {
+  CELLAR_HD static constexpr int head_count() { return 1; }
+};
+template <>
+struct bound_head<scope::all_heads> {
+  int head = 0, heads = 1;
+  CELLAR_HD constexpr int head_count() const { return heads; }
+};
+
+/// Holds rows of all heads: encode, build and train get matrix_view<float const, dynamic> [tokens, heads * head_dim]. Bound to one of them, a codec
+/// decodes that head's channels, and a summary is scored by its queries, both at the fixed head_dim. `channels` of bytes, tile_bytes, largest,
+/// state_bytes and train are those of all heads; those of query_bytes, prepared_bytes and scratch_bytes one head's.
+template <class P>
+concept of_all_heads = (scope_of<P> == scope::all_heads) && requires(P const& p, int head, int heads) {
+  { p.of_head(head, heads) } -> std::same_as<P>;
+};
+
+/// Learns from a prompt: one state per (layer, sequence, KV head), or per (layer, sequence) for a policy of all heads.
 template <class P>
 concept trained = requires(P const& p, serial_team& t, matrix_view<float const> keys, i64 first_position, std::byte* state, i64 channels) {
   { p.state_bytes(channels) } -> std::same_as<i64>;
   { p.train(t, keys, first_position, state) } -> std::same_as<void>;    // keys [tokens, channels], as attended
   { p.bind(static_cast<std::byte const*>(state)) } -> std::same_as<P>;  // the same policy, reading that state
+};
+/// Needs scratch while it learns; train is called on a policy that has it. Contents are free between calls.
+template <class P>
+concept trains_in_scratch = trained<P> && requires(P const& p, std::byte* scratch, i64 channels) {
+  { p.train_scratch_bytes(channels) } -> std::same_as<i64>;
+  { p.with_scratch(scratch) } -> std::same_as<P>;  // 16-byte aligned
 };
 /// Two policies that learn the same from the same keys, and say so by one type `learns`: the second takes the first one's state.
 template <class A, class B>
@@ -79,11 +116,32 @@ concept rotary_aware = requires(P const& p, rotary const& r) {
 };
 
 /// Stores differences from a centre by a codec of its own, `base`. Where the centre turns, it is one row turned to each position, with members
-/// center(offset, to) and embedding(); else it is the mean of token_group rows, stored with them.
+/// center(team, offset, to) and embedding(); else it is the mean of token_group rows, stored with them.
 template <class C>
 concept centred_codec = requires(C const& c) {
   { c.base } -> std::convertible_to<typename C::base_codec>;
   { C::center_type::turns } -> std::convertible_to<bool>;
+};
+
+/// Stores rows as they are, as consecutive scalars: they can be read in place. A codec says so for itself by naming itself, so that what derives from it does
+/// not inherit the promise.
+template <class C, class Scalar>
+concept plain_codec = codec_facts<C> && requires {
+  requires std::same_as<typename C::plain_rows_of, C>;
+  requires std::same_as<typename C::plain_scalar, Scalar>;
+};
+
+/// Codes rows after an orthogonal transform that is the same for all of them: attention can stay there, and turn queries and outputs instead of rows.
+///
+/// It names itself, as a plain_codec does.
+///
+/// Laws  decode is rotate_back of decode_rotated, up to rounding; rotate keeps products of rows; rotate_back undoes it
+template <class C, int HeadDim = 128>
+concept rotating_codec = row_codec<C, HeadDim> && std::same_as<typename C::rotates_as, C> &&
+    requires(C const& c, serial_team& t, row_parts<std::byte const> from, matrix_view<float, HeadDim> y) {
+  { c.decode_rotated(t, from, y) } -> std::same_as<void>;
+  { c.rotate(t, y) } -> std::same_as<void>;  // in place, rows by the member row % size
+  { c.rotate_back(t, y) } -> std::same_as<void>;
 };
 
 /// A codec whose stored rows can be scored against a query without being decoded: what summary::quantized_key needs.
@@ -100,7 +158,27 @@ concept code_scorer = row_codec<C, HeadDim> &&
   { c.template score_codes<HeadDim>(t, from, from, from, lanes, scores) } -> std::same_as<void>;  // prepared, codes, scales
 };
 
+/// Scores several queries at once from one reading of the codes: up to query_group of them share one prepared record of count * query_bytes.
+///
+/// Laws  as code_scorer, for scores(query, lane)
+template <class C, int HeadDim = 128>
+concept group_code_scorer = code_scorer<C, HeadDim> && requires(C const& c, serial_team& t, matrix_view<float const, HeadDim> queries, std::byte* prepared,
+                                                                std::byte const* from, int count, int lanes, matrix_view<float> scores) {
+  { C::query_group } -> std::convertible_to<int>;
+  { c.template prepare_group<HeadDim>(t, queries, prepared) } -> std::same_as<void>;
+  { c.template score_group<HeadDim>(t, from, count, from, from, lanes, scores) } -> std::same_as<void>;  // prepared, count, codes, scales
+};
+
 namespace detail {
+
+/// The part of a code_scorer whose prepared query is the query itself, in f32.
+struct plain_query {
+  CELLAR_HD i64 query_bytes(i64 channels) const { return round_up(channels * i64(sizeof(float)), 16); }
+  template <int D, team Team>
+  CELLAR_HD void prepare_query(Team& t, float const* q, std::byte* prepared) const {
+    for (int c = int(t.rank()); c < D; c += int(t.size())) reinterpret_cast<float*>(prepared)[c] = q[c];
+  }
+};
 
 /// Unaligned access to stored scalars.
 template <class T>

@@ -1,18 +1,24 @@
 #pragma once
 #include <bit>
 
-#include "cellar/core/math.hpp"
+#include "cellar/core/vector.hpp"
 
 namespace cellar::inline CELLAR_ABI::codec {
 
-inline constexpr int max_channels = 256;
+inline constexpr int max_channels = 256;  ///< Of the widest head.
 
 /// Width of the rotation of `channels` channels: the largest power of two that divides them.
 CELLAR_HD constexpr int rotation_width(i64 channels) { return int(channels & -channels); }
 
 /// Applies the unnormalised Walsh-Hadamard transform to each run of rotation_width(channels) channels, in place. Its square is width * identity.
-CELLAR_HD inline void hadamard_transform(float* x, int channels) {
+/// One member's work.
+template <team Team>
+CELLAR_HD void hadamard_transform(Team const& t, float* x, int channels) {
   int const width = rotation_width(channels);
+  if (auto const* const k = cellar::detail::kernels_of(t); k && width >= 8) {
+    for (int base = 0; base < channels; base += width) k->hadamard(x + base, width);
+    return;
+  }
   for (int half = 1; half < width; half *= 2)
     for (int base = 0; base < channels; base += 2 * half)
       for (int i = base; i < base + half; ++i) {

@@ -12,7 +12,18 @@ namespace cellar::inline CELLAR_ABI {
 
 using i64 = std::int64_t;
 
+/// True where the compiler generates a kernel's code.
+#ifdef __CUDA_ARCH__
+inline constexpr bool is_device_pass = true;
+#else
+inline constexpr bool is_device_pass = false;
+#ifdef __x86_64__
+#define CELLAR_X86  ///< Host code for x86-64: vector intrinsics may be named.
+#endif
+#endif
+
 inline constexpr float infinity = __builtin_huge_valf();
+inline constexpr float undefined = __builtin_nanf("");
 
 template <class To, class From>
 CELLAR_HD To bit_cast(From x) {
@@ -37,9 +48,9 @@ CELLAR_HD inline float to_float(float x) { return x; }
 CELLAR_HD inline float to_float(bf16 x) { return bit_cast<float>(std::uint32_t(x.bits) << 16); }
 CELLAR_HD inline float to_float(f16 x) {
   std::uint32_t const sign = std::uint32_t(x.bits & 0x8000u) << 16, magnitude = x.bits & 0x7fffu;
-  if (magnitude >= 0x7c00u) return bit_cast<float>(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);  // infinity, NaN
+  std::uint32_t const exponent = magnitude >= 0x7c00u ? 0x7f800000u : 0;  // infinity, NaN; no branch, so that loops vectorize
   // A float whose exponent is 112 too small holds subnormals too; one multiplication by 2^112 mends both.
-  return bit_cast<float>(bit_cast<std::uint32_t>(bit_cast<float>(magnitude << 13) * 0x1p112f) | sign);
+  return bit_cast<float>(bit_cast<std::uint32_t>(bit_cast<float>(magnitude << 13) * 0x1p112f) | sign | exponent);
 }
 
 /// Rounds to nearest, ties to even. Overflow becomes infinity; NaN stays NaN.
@@ -68,6 +79,68 @@ inline constexpr float largest = std::is_same_v<T, float>  ? 0x1.fffffep+127f
                                  : std::is_same_v<T, bf16> ? 0x1.fep+127f
                                                            : 65504.0f;
 
+/// The largest number of a storage type that is at most x.
+template <storage_scalar To>
+CELLAR_HD To rounded_down(float x);
+/// The smallest number of a storage type that is at least x.
+template <storage_scalar To>
+CELLAR_HD To rounded_up(float x);
+
+namespace detail {
+
+/// The next representable value in a direction; sign and magnitude, so away from zero is one more.
+template <storage_scalar T>
+CELLAR_HD T neighbour(T y, int direction) {
+  if constexpr (std::is_same_v<T, float>) {
+    return y;
+  } else {
+    bool const negative = y.bits >> 15;
+    if ((y.bits & 0x7fffu) == 0) return T{std::uint16_t(direction < 0 ? 0x8001u : 0x0001u)};
+    return T{std::uint16_t(y.bits + (negative == (direction < 0) ? 1 : -1))};
+  }
+}
+
+}  // namespace detail
+
+template <storage_scalar To>
+CELLAR_HD To rounded_down(float x) {
+  To const y = from_float<To>(x);
+  return to_float(y) <= x ? y : detail::neighbour(y, -1);
+}
+template <storage_scalar To>
+CELLAR_HD To rounded_up(float x) {
+  To const y = from_float<To>(x);
+  return to_float(y) >= x ? y : detail::neighbour(y, +1);
+}
+
+/// Eight bits of OCP's E4M3: bias 7, largest 448, NaN 0x7f and 0xff, no infinity. Not a storage_scalar: nothing near is held in it.
+struct e4m3 {
+  std::uint8_t bits;
+};
+inline constexpr float largest_e4m3 = 448;
+
+CELLAR_HD inline float to_float(e4m3 x) {
+  std::uint32_t const sign = std::uint32_t(x.bits & 0x80u) << 24, magnitude = x.bits & 0x7fu;
+  if (magnitude == 0x7fu) return bit_cast<float>(sign | 0x7fc00000u);
+  float const y = magnitude < 8 ? float(magnitude) * 0x1p-9f : bit_cast<float>((magnitude << 20) + 0x3c000000u);
+  return bit_cast<float>(bit_cast<std::uint32_t>(y) | sign);
+}
+/// Rounds to nearest, ties to even. Saturates: what is above 448, infinity too, becomes 448. NaN stays NaN.
+CELLAR_HD inline e4m3 to_e4m3(float x) {
+  auto const u = bit_cast<std::uint32_t>(x), magnitude = u & 0x7fffffffu;
+  std::uint32_t const sign = u >> 24 & 0x80u;
+  if (magnitude > 0x7f800000u) return e4m3{std::uint8_t(sign | 0x7fu)};
+  if (magnitude >= 0x43e00000u) return e4m3{std::uint8_t(sign | 0x7eu)};
+  if (magnitude < 0x3c800000u)  // subnormal or zero: adding 2^14 aligns the last bit and rounds
+    return e4m3{std::uint8_t(sign | (bit_cast<std::uint32_t>(bit_cast<float>(magnitude) + 0x1p14f) - 0x46800000u))};
+  return e4m3{std::uint8_t(sign | (magnitude - 0x3c000000u + 0x7ffffu + (magnitude >> 20 & 1u)) >> 20)};
+}
+
+/// The nearest integer, ties to even, of |x| <= 2^22; of other numbers and of NaN some integer.
+CELLAR_HD inline std::int32_t nearest_integer(float x) {
+  return std::int32_t(bit_cast<std::uint32_t>(x + 0x1.8p23f) - 0x4b400000u);  // the sum's last bit is worth one
+}
+
 /// Numbers up to this have a finite f32 sum over the tokens of any block (65536 of them).
 inline constexpr float largest_summand = 0x1p111f;
 
@@ -95,6 +168,12 @@ CELLAR_HD inline std::uint32_t ordered_bits(float x) {
   if (x != x) return 0;
   auto const u = bit_cast<std::uint32_t>(x == 0 ? 0.0f : x);
   return u & 0x80000000u ? ~u : u | 0x80000000u;
+}
+
+/// The float of an ordered key; NaN for that of NaN.
+CELLAR_HD inline float from_ordered_bits(std::uint32_t key) {
+  if (key == 0) return bit_cast<float>(0x7fc00000u);
+  return bit_cast<float>(key & 0x80000000u ? key & 0x7fffffffu : ~key);
 }
 
 struct plus {

@@ -75,13 +75,18 @@ struct serial_warp {
   }
 };
 
+struct vector_kernels;
+
 /// A team of one, on the host: the specification of every body.
 ///
-/// `scratch` is the caller's memory for shared(); a body states what it needs. It may be null for bodies that share nothing.
+/// `scratch` is the caller's memory for shared(); a body states what it needs. It may be null for bodies that share nothing. `kernels` run the inner loops
+/// (core/vector.hpp); null: their generic bodies do.
 class serial_team {
  public:
   serial_team() = default;
-  CELLAR_HD serial_team(std::byte* scratch, i64 bytes) : scratch_(scratch), bytes_(bytes) {}
+  CELLAR_HD serial_team(std::byte* scratch, i64 bytes, vector_kernels const* kernels = nullptr) : scratch_(scratch), bytes_(bytes), kernels_(kernels) {}
+
+  CELLAR_HD vector_kernels const* kernels() const { return kernels_; }
 
   CELLAR_HD unsigned rank() const { return 0; }
   CELLAR_HD unsigned size() const { return 1; }
@@ -118,11 +123,11 @@ class serial_team {
   CELLAR_HD void commit_async() const {}
   template <int N>
   CELLAR_HD void wait_async(lanes_t<N>) const {}
-  CELLAR_HD void release_shared() { used_ = 0; }  ///< Between two bodies of one work item.
 
  private:
   std::byte* scratch_ = nullptr;
   i64 bytes_ = 0, used_ = 0;
+  vector_kernels const* kernels_ = nullptr;
 };
 static_assert(team<serial_team>);
 

@@ -25,6 +25,7 @@ enum class rotary_pairing { adjacent, half_split };  ///< (2i, 2i+1), GGUF llama
 struct rotary {
   rotary_pairing pairing = rotary_pairing::half_split;
   row_view<double const> inverse_frequencies;  ///< [head_dim / 2]; owned by the caller, must outlive every use.
+  row_view<float const> turns = {};            ///< Optional: cosines and sines by fill_turns, which spare the work at every row. A cache makes its own.
 
   CELLAR_HD bool is_set() const { return inverse_frequencies.data != nullptr; }
 };
@@ -49,6 +50,7 @@ struct budget {
   i64 sinks = 0;         ///< First tokens of a sequence, always near and exact.
   i64 window = 0;        ///< Last tokens, always near and exact.
   int dense_layers = 0;  ///< The first layers attend to everything.
+  i64 outliers = 0;      ///< Blocks of a prompt and KV head that stay near and exact (schemes with a rule for them).
 
   /// Tokens that a step may fetch for a prompt of that length: at least 1, unless nothing is asked for.
   CELLAR_HD constexpr i64 fetched_tokens(i64 prompt_tokens) const {
@@ -66,6 +68,7 @@ struct limits {
   i64 generated_tokens = 0;  ///< Of these, at most that many appended after the prompt (schemes that keep them near); 0 means `tokens`.
   i64 step_tokens = 1;       ///< Appended to one sequence in one step.
   i64 step_sequences = 0;    ///< In one batch; 0 means all of them.
+  i64 pool_runs = 0;         ///< Planes of a block and KV head that the near pool keeps, for tiers not read in place; 0: what a step selects in a layer.
   i64 far_tokens = 0;        ///< Of all sequences together, in far memory; 0 means sequences * tokens. Whole pages of the scheme.
 };
 

@@ -29,7 +29,6 @@ struct matrix_view {
   i64 stride = Columns == dynamic ? 0 : Columns;  ///< Elements from one row to the next.
   i64 dynamic_columns = Columns;
 
-  static constexpr int static_columns = Columns;
   CELLAR_HD i64 columns() const {
     if constexpr (Columns == dynamic)
       return dynamic_columns;

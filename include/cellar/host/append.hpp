@@ -6,6 +6,7 @@
 #include "cellar/host/executor.hpp"
 #include "cellar/operation/seal.hpp"
 #include "cellar/operation/workspace.hpp"
+#include "cellar/select/top_k.hpp"
 
 namespace cellar::inline CELLAR_ABI::host {
 
@@ -24,7 +25,7 @@ void check_steps(memory_map<S> const& map, row_view<sequence_step const> steps, 
   for (sequence_step const& step : steps) {
     expects(step.new_tokens > 0 && step.new_tokens <= step.length && step.first_row >= 0 && step.first_row + step.new_tokens <= rows,
             "sequence_step: first_row and new_tokens lie outside the rows given, or new_tokens exceeds the length");
-    expects(step.sealed_before >= 0 && step.sealed_before <= step.sealed && step.sealed <= step.pages.count * memory_map<S>::page_blocks,
+    expects(step.sealed_before >= 0 && step.sealed_before <= step.sealed && (map.discards_far || step.sealed <= step.pages.count * memory_map<S>::page_blocks),
             "sequence_step: sealed must be at least sealed_before, and the page table must name a page for every sealed block");
     expects(step.sealed == 0 || map.sinks + step.sealed * S::block_tokens <= step.length - step.new_tokens,
             "sequence_step: a sealed block holds tokens of the step itself; they must stay near for their own queries");
@@ -58,44 +59,110 @@ void copy_rows(executor const& on, heads_view<T const> from, heads_view<T> to, i
   });
 }
 
+namespace detail {
+
+/// Seals blocks first, first + 1, ... from rows in f32, wherever the tier keeps them. Codes of the first `kept` tokens of the first block stay.
+///
+/// Requires  record: block_geometry::block_bytes of scratch where the tier is not read in place
+/// Errors    those of the tier; the blocks may then be sealed again
+template <offloading_scheme S, int Columns>
+void seal_blocks(serial_team t, sequence_view<S> const& to, int head, i64 first, i64 blocks, matrix_view<float const, Columns> keys,
+                 matrix_view<float const, Columns> values, i64 kept, std::byte* record) {
+  if constexpr (S::tier::is_directly_readable) {
+    operation::seal(t, to, head, first, blocks, keys, values, kept);
+  } else {
+    operation::summarize(t, to, head, first, blocks, keys);
+    auto const geometry = to.map.geometry();
+    i64 const bytes = head < geometry.heads ? geometry.slice_bytes() : geometry.shared_bytes();
+    for (i64 b = 0; b < blocks && bytes > 0; ++b) {
+      i64 const row = b * S::block_tokens, stays = b == 0 ? kept : 0;
+      auto const at = to.far_layout().resolve(logical_block(first + b));
+      if (stays > 0) to.memory.tier->fetch(to.memory.layer, at, head, {record, bytes});
+      operation::encode_block(t, to, head, first + b, matrix_view<float const, Columns>{keys.row(row), S::block_tokens, keys.stride, keys.dynamic_columns},
+                              matrix_view<float const, Columns>{values.row(row), S::block_tokens, values.stride, values.dynamic_columns}, stays,
+                              block_of_runs(geometry, record, record));
+      to.memory.tier->store(to.memory.layer, at, head, {record, bytes});
+    }
+  }
+}
+
+/// Near rows [begin, end) of a KV head, or of all heads where head is their number, in f32: [key or value][token][columns].
+template <offloading_scheme S>
+void gather_near(sequence_view<S> const& from, int head, i64 begin, i64 end, float* keys, float* values) {
+  int const heads = from.map.shape.kv_heads, first = head < heads ? head : 0, last = head < heads ? head + 1 : heads;
+  i64 const columns = i64{last - first} * S::head_dim;
+  for (i64 p = begin; p < end; ++p)
+    for (int side = 0; side < 2; ++side)
+      for (int h = first; h < last; ++h) {
+        auto const* const row = from.near_row(h, side, p);
+        float* const to = (side == 0 ? keys : values) + (p - begin) * columns + (h - first) * S::head_dim;
+        for (int c = 0; c < S::head_dim; ++c) to[c] = to_float(row[c]);
+      }
+}
+
+/// Chooses a prompt's outliers of one KV head, those of the lowest value by the scheme's rule, ties by lowest id, and has keep(block, i) store each.
+///
+/// Requires  scratch: sealed floats and a block's rows
+template <offloading_scheme S, class Keys, class Keep>
+void keep_outliers(vector_kernels const* kernels, sequence_view<S> const& to, int head, i64 sealed, Keys const& keys_of, float* scratch, Keep const& keep) {
+  i64 const n = std::min(to.map.outliers, sealed);
+  auto* const ids = reinterpret_cast<logical_block*>(to.outlier_record(head));
+  std::fill_n(ids, to.map.outliers, logical_block{-1});
+  if (n == 0) return;
+  float* const badness = scratch + i64{S::block_tokens} * S::head_dim;
+  std::byte shared[select::top_k::shared_bytes];
+  serial_team t(shared, sizeof shared, kernels);
+  for (i64 b = 0; b < sealed; ++b) badness[b] = -typename S::outliers{}(t, keys_of(b, scratch));
+  select::top_k{n}(t, row_view<float const>{badness, sealed}, row_view<logical_block>{ids, n});
+  for (i64 i = 0; i < n; ++i) keep(number(ids[i]), i);
+}
+
+}  // namespace detail
+
 /// Writes the step's keys and values near, and seals the blocks that leave the window.
 ///
 /// Shapes      k, v [step tokens, kv_heads, head_dim]; a sequence's rows start at its first_row
 /// Requires    page ids within the memory; finite rows; workspace of append_workspace_bytes a worker
 /// Effects     writes near memory, tiles and far planes of these sequences in this layer; allocates nothing
-/// Errors      precondition_error, before anything is written, for a step that its memory cannot hold
+/// Errors      precondition_error, before anything is written, for a step that its memory cannot hold; those of a tier that is not read in place, after
+///             which the same call may be made again (a run with kept codes that a failed store has damaged stays damaged: truncate before its block)
 /// Complexity  O(new tokens), and O(block) for each block that seals
 template <offloading_scheme S, storage_scalar T>
 void append_tokens(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> k,
                    heads_view<T const> v, std::byte* workspace) {
-  int const heads = map.shape.kv_heads;
+  int const heads = map.shape.kv_heads, groups = map.groups();
+  i64 const workspace_bytes = operation::append_workspace_bytes<S>(map.shape);
   detail::check_steps(map, steps, std::min(k.tokens, v.tokens));
   expects(is_rows_of(k, heads, S::head_dim) && is_rows_of(v, heads, S::head_dim), "append_tokens: keys and values must be [step tokens, kv_heads, head_dim]");
-  on.for_each(steps.count * heads, [&](i64 item, int worker) {
-    sequence_step const& step = steps[item / heads];
-    int const head = int(item % heads);
+  on.for_each(steps.count * groups, [&](i64 item, int worker) {
+    sequence_step const& step = steps[item / groups];
+    int const head = int(item % groups);
     sequence_view<S> const to{map, memory, step.slot, step.pages};
     using near_scalar = typename S::near_scalar;
-    for (i64 i = 0; i < step.new_tokens; ++i) {
-      i64 const position = step.length - step.new_tokens + i;
-      for (int side = 0; side < 2; ++side) {
-        T const* const from = (side == 0 ? k : v).row(step.first_row + i, head);
-        near_scalar* const row = to.near_row(head, side, position);
-        for (int c = 0; c < S::head_dim; ++c) row[c] = from_float<near_scalar>(to_float(from[c]));
-      }
-    }
-    auto* const keys = reinterpret_cast<float*>(workspace + worker * operation::append_workspace_bytes<S>());
-    float* const values = keys + memory_map<S>::page_tokens * S::head_dim;
-    for (i64 b = step.sealed_before; b < step.sealed;) {
-      i64 const blocks = std::min<i64>(step.sealed - b, memory_map<S>::page_blocks);
-      i64 const tokens = blocks * S::block_tokens;
-      for (i64 i = 0; i < tokens; ++i)
+    if (head < heads)
+      for (i64 i = 0; i < step.new_tokens; ++i) {
+        i64 const position = step.length - step.new_tokens + i;
         for (int side = 0; side < 2; ++side) {
-          near_scalar const* const row = to.near_row(head, side, to.position(b) + i);
-          for (int c = 0; c < S::head_dim; ++c) (side == 0 ? keys : values)[i * S::head_dim + c] = to_float(row[c]);
+          T const* const from = (side == 0 ? k : v).row(step.first_row + i, head);
+          near_scalar* const row = to.near_row(head, side, position);
+          for (int c = 0; c < S::head_dim; ++c) row[c] = from_float<near_scalar>(to_float(from[c]));
         }
-      serial_team t;
-      operation::seal(t, to, head, b, blocks, matrix_view<float const, S::head_dim>{keys, tokens}, matrix_view<float const, S::head_dim>{values, tokens});
+      }
+    serial_team t(nullptr, 0, on.kernels());
+    i64 const columns = head < heads ? i64{S::head_dim} : i64{heads} * S::head_dim;
+    auto* const keys = reinterpret_cast<float*>(workspace + worker * workspace_bytes);
+    float* const values = keys + memory_map<S>::page_tokens * columns;
+    auto* const record = reinterpret_cast<std::byte*>(values + memory_map<S>::page_tokens * columns);
+    for (i64 b = step.sealed_before; b < step.sealed && !map.discards_far;) {
+      i64 const blocks = std::min<i64>(step.sealed - b, memory_map<S>::page_blocks), tokens = blocks * S::block_tokens;
+      detail::gather_near(to, head, to.position(b), to.position(b) + tokens, keys, values);
+      i64 const kept = b == step.sealed_before ? step.kept_tokens : 0;
+      if (head < heads)
+        detail::seal_blocks(t, to, head, b, blocks, matrix_view<float const, S::head_dim>{keys, tokens}, matrix_view<float const, S::head_dim>{values, tokens},
+                            kept, record);
+      else if constexpr (memory_map<S>::has_shared)
+        detail::seal_blocks(t, to, head, b, blocks, matrix_view<float const>{keys, tokens, columns, columns},
+                            matrix_view<float const>{values, tokens, columns, columns}, kept, record);
       b += blocks;
     }
   });
@@ -105,46 +172,81 @@ void append_tokens(executor const& on, memory_map<S> const& map, layer_memory<S>
 ///
 /// Blocks are coded from the rows as given; blocks that seal while decoding (append_tokens) from near memory, that is, rounded to near_scalar.
 ///
-/// Shapes      scratch [workers, prompt_scratch_floats<S, T>(length)]
+/// Shapes      scratch [workers, prompt_scratch_floats<S, T>(shape, length)]
 /// Requires    step: slot, pages, sealed and length; finite rows
 /// Effects     writes near memory, state, tiles and far planes of that sequence; layers and KV heads run in parallel; allocates nothing
-/// Errors      precondition_error, before anything is written
+/// Errors      precondition_error, before anything is written; those of a tier that is not read in place, and of policies that learn
 /// Complexity  O(length) for each layer
 template <offloading_scheme S, storage_scalar T>
 void seal_prompt(executor const& on, memory_map<S> const& map, row_view<prompt_layer<S, T> const> layers, sequence_step const& step, row_view<float> scratch) {
   constexpr int D = S::head_dim;
-  using rows_view = matrix_view<float const, D>;
-  i64 const each = operation::prompt_scratch_floats<S, T>(step.length), far_begin = map.sinks, far_end = map.sinks + step.sealed * S::block_tokens;
+  using sizes = memory_map<S>;
+  int const heads = map.shape.kv_heads, groups = map.groups();
+  i64 const each = operation::prompt_scratch_floats<S, T>(map.shape, step.length), far_begin = map.sinks, far_end = map.sinks + step.sealed * S::block_tokens;
   expects(scratch.count >= on.workers() * each, "seal_prompt: scratch is smaller than prompt_scratch_floats for each worker");
-  expects(step.sealed >= 0 && step.sealed <= step.pages.count * memory_map<S>::page_blocks && (step.sealed == 0 || far_end <= step.length),
+  expects(step.sealed >= 0 && (map.discards_far || step.sealed <= step.pages.count * sizes::page_blocks) && (step.sealed == 0 || far_end <= step.length),
           "seal_prompt: the sealed blocks exceed the prompt or its page table");
   expects(step.length - far_end <= map.tail_rows, "seal_prompt: memory_map::tail_rows is too small for the tokens after the sealed blocks");
   for (auto const& layer : layers)
-    expects(is_rows_of(layer.keys, map.shape.kv_heads, D) && is_rows_of(layer.values, map.shape.kv_heads, D) && layer.keys.tokens >= step.length &&
-                layer.values.tokens >= step.length,
+    expects(is_rows_of(layer.keys, heads, D) && is_rows_of(layer.values, heads, D) && layer.keys.tokens >= step.length && layer.values.tokens >= step.length,
             "seal_prompt: keys and values must be [length, kv_heads, head_dim]");
-  on.for_each(layers.count * map.shape.kv_heads, [&](i64 item, int worker) {
-    prompt_layer<S, T> const& layer = layers[item / map.shape.kv_heads];
-    int const head = int(item % map.shape.kv_heads);
+  on.for_each(layers.count * groups, [&](i64 item, int worker) {
+    prompt_layer<S, T> const& layer = layers[item / groups];
+    int const head = int(item % groups);
     sequence_view<S> const to{map, layer.memory, step.slot, step.pages};
-    // Rows [first, last) in f32: in place where they are, else copied to `room`.
-    auto const rows = [&](heads_view<T const> const& x, i64 first, i64 last, float* room) {
-      if constexpr (std::is_same_v<T, float>) {
-        return rows_view{x.row(first, head), last - first, x.token_stride};
-      } else {
+    float* const mine = scratch.data + worker * each;
+    i64 const bytes = map.train_scratch() + (S::tier::is_directly_readable ? 0 : map.geometry().block_bytes());
+    auto* const aligned = reinterpret_cast<std::byte*>(round_up(reinterpret_cast<i64>(mine + each) - bytes - 15, 16));
+    auto const seal = [&]<int Columns>(std::integral_constant<int, Columns>) {
+      using rows_view = matrix_view<float const, Columns>;
+      int const first_head = Columns == dynamic ? 0 : head, last_head = Columns == dynamic ? heads : head + 1;
+      i64 const columns = i64{last_head - first_head} * D;
+      // Rows [first, last) in f32: in place where they are, else copied to the worker's scratch (which may be none) from `at` on.
+      auto const rows = [&](heads_view<T const> const& x, i64 first, i64 last, i64 at) {
+        if constexpr (std::is_same_v<T, float>)
+          if (Columns != dynamic || x.head_stride == D) return rows_view{x.row(first, first_head), last - first, x.token_stride, columns};
+        float* const room = mine + at;
         for (i64 i = first; i < last; ++i)
-          for (int c = 0; c < D; ++c) room[(i - first) * D + c] = to_float(x.row(i, head)[c]);
-        return rows_view{room, last - first};
+          for (int h = first_head; h < last_head; ++h)
+            for (int c = 0; c < D; ++c) room[(i - first) * columns + (h - first_head) * D + c] = to_float(x.row(i, h)[c]);
+        return rows_view{room, last - first, columns, columns};
+      };
+      constexpr bool learns_keys = (trained<typename S::summary> && operation::is_served<typename S::summary, Columns>) ||
+                                   (trained<typename S::key_codec> && operation::is_served<typename S::key_codec, Columns>);
+      serial_team t(nullptr, 0, on.kernels());
+      if constexpr (learns_keys) operation::train_keys(t, to, head, rows(layer.keys, 0, step.length, 0), aligned);
+      if constexpr (trained<typename S::value_codec> && operation::is_served<typename S::value_codec, Columns>)
+        operation::train_values(t, to, head, rows(layer.values, 0, step.length, 0), aligned);
+      for (i64 b = 0; b < step.sealed && !map.discards_far; b += sizes::page_blocks) {
+        i64 const blocks = std::min<i64>(step.sealed - b, sizes::page_blocks), first = to.position(b), last = to.position(b + blocks);
+        auto const k = rows(layer.keys, first, last, 0), v = rows(layer.values, first, last, sizes::page_tokens * columns);
+        detail::seal_blocks(t, to, head, b, blocks, k, v, 0, aligned + map.train_scratch());
       }
     };
-    float* const mine = scratch.data + worker * each;
-    serial_team t;
-    if constexpr (trained<typename S::summary> || trained<typename S::key_codec>) operation::train_keys(t, to, head, rows(layer.keys, 0, step.length, mine));
-    if constexpr (trained<typename S::value_codec>) operation::train_values(t, to, head, rows(layer.values, 0, step.length, mine));
-    for (i64 b = 0; b < step.sealed; b += memory_map<S>::page_blocks) {
-      i64 const blocks = std::min<i64>(step.sealed - b, memory_map<S>::page_blocks), first = to.position(b), last = to.position(b + blocks);
-      auto const k = rows(layer.keys, first, last, mine), v = rows(layer.values, first, last, mine + memory_map<S>::page_tokens * D);
-      operation::seal(t, to, head, b, blocks, k, v);
+    if (head == heads) {
+      if constexpr (sizes::has_shared) seal(std::integral_constant<int, dynamic>{});
+      return;
+    }
+    seal(std::integral_constant<int, D>{});
+    if constexpr (S::remainder::estimates)
+      for (int c = 0; c < D; ++c) {
+        double sum = 0;
+        for (i64 p = far_begin; p < far_end; ++p) sum += double(to_float(layer.values.row(p, head)[c]));
+        to.mean_value(head)[c] = step.sealed > 0 ? float(sum / double(far_end - far_begin)) : undefined;
+      }
+    if constexpr (S::outliers::keeps_outliers) {
+      auto const keys_of = [&](i64 b, float* room) {  // a block's keys in f32
+        for (i64 i = 0; i < S::block_tokens; ++i)
+          for (int c = 0; c < D; ++c) room[i * D + c] = to_float(layer.keys.row(to.position(b) + i, head)[c]);
+        return matrix_view<float const, D>{room, S::block_tokens};
+      };
+      detail::keep_outliers(on.kernels(), to, head, step.sealed, keys_of, mine, [&](i64 b, i64 o) {
+        for (i64 i = 0; i < S::block_tokens; ++i)
+          for (int side = 0; side < 2; ++side) {
+            T const* const from = (side == 0 ? layer.keys : layer.values).row(to.position(b) + i, head);
+            for (int c = 0; c < D; ++c) to.outlier_rows(head, side, o)[i * D + c] = from_float<typename S::near_scalar>(to_float(from[c]));
+          }
+      });
     }
     for (i64 p = 0; p < step.length; ++p) {
       if (p >= far_begin && p < far_end) continue;

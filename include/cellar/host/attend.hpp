@@ -10,7 +10,7 @@ namespace cellar::inline CELLAR_ABI::host {
 
 namespace detail {
 
-/// Adds the time since its construction to a sum; nothing where there is none.
+/// Seconds since its construction or the last lap; 0 where it does not run.
 class stopwatch {
  public:
   explicit stopwatch(bool runs) : runs_(runs) {
@@ -48,89 +48,263 @@ matrix_view<float const, D> gather_queries(heads_view<T const> q, sequence_step 
   return {to, step.new_tokens * group};
 }
 
+/// The softmax state of the far blocks that are neither chosen nor outliers, by their summaries' logits, for every query row.
+template <offloading_scheme S>
+void estimate_remainder(sequence_view<S> const& from, int head, sequence_step const& step, matrix_view<float const> logits,
+                        row_view<logical_block const> chosen, attention::softmax_state* to) {
+  auto const outliers = from.outliers(head);
+  typename S::attention const variant{};
+  i64 const blocks = step.sealed, group = logits.rows / step.new_tokens;
+  for (i64 r = 0; r < logits.rows; ++r) {
+    float const* const row = logits.row(r);
+    i64 const q_position = step.length - step.new_tokens + r / group;
+    auto const for_rest = [&](auto const& f) {
+      i64 next_chosen = 0, next_outlier = 0;
+      for (i64 b = 0; b < blocks; ++b) {
+        bool const is_chosen = next_chosen < chosen.count && number(chosen[next_chosen]) == b;
+        bool const is_outlier = next_outlier < outliers.count && number(outliers[next_outlier]) == b;
+        next_chosen += is_chosen;
+        next_outlier += is_outlier;
+        if (!is_chosen && !is_outlier && is_finite(row[b])) f(variant.logit(row[b], q_position, from.position(b)));
+      }
+    };
+    attention::softmax_state rest;
+    for_rest([&](float x) { rest.m = maximum{}(rest.m, x); });
+    for_rest([&](float x) { rest.l += float(S::block_tokens) * exponential(x - rest.m); });
+    to[r] = rest;
+  }
+}
+
 }  // namespace detail
 
 /// Scores and selects: the far blocks that each KV head of each sequence attends to.
 ///
 /// Shapes      q [step tokens, query_heads, head_dim] | ids [sequences, kv_heads, selected] ascending, rest -1 | counts [sequences, kv_heads]
-/// Requires    workspace of sizes.worker_bytes() a worker; finite queries. A step of n query tokens selects once for all of them
-/// Effects     writes ids and counts; allocates nothing. per_worker, where given, has one entry a worker
+/// Requires    workspace of sizes.bytes(workers), 64-byte aligned; finite queries. A step of n query tokens selects once for all of them
+///             remainders, where the scheme estimates them, [sequences, kv_heads, decode_workspace::rows]
+/// Effects     writes ids, counts and remainders; allocates nothing. per_worker, where given, has one entry a worker
 /// Errors      precondition_error, before anything is written, for a step beyond its memory or `sizes`
 template <offloading_scheme S, storage_scalar T>
   requires(!operation::selects_everything<S>)
 void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
-                   operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block* ids, i64* counts, statistics* per_worker = nullptr) {
+                   operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block* ids, i64* counts, statistics* per_worker = nullptr,
+                   attention::softmax_state* remainders = nullptr) {
   int const heads = map.shape.kv_heads, group = map.shape.group();
   detail::check_queries(map, steps, q, sizes);
   for (sequence_step const& step : steps)
     expects(typename S::select{}.with_budget(step.selected_blocks).max_selected(step.sealed) <= sizes.selected,
             "select_blocks: a step may select more blocks than decode_workspace::selected");
-  on.for_each(steps.count * heads, [&](i64 item, int worker) {
+  auto const queries_of = [&](i64 item, std::byte* mine) {
+    return detail::gather_queries<S::head_dim>(q, steps[item / heads], int(item % heads), group, map.shape.scale(), reinterpret_cast<float*>(mine));
+  };
+  auto const view_of = [&](i64 item) { return sequence_view<S>{map, memory, steps[item / heads].slot, steps[item / heads].pages}; };
+  // What follows the scores of a (sequence, KV head): `mine` is the scratch that has them.
+  auto const select_from = [&](serial_team& t, i64 item, std::byte* mine, row_view<float const> scores, double scored, detail::stopwatch& watch, int worker) {
     sequence_step const& step = steps[item / heads];
     int const head = int(item % heads);
-    sequence_view<S> const from{map, memory, step.slot, step.pages};
-    std::byte* const mine = workspace + worker * sizes.worker_bytes();
-    std::byte* const scratch = mine + sizes.io_bytes();
-    detail::stopwatch watch(per_worker != nullptr);
-    row_view<float const> scores{nullptr, step.sealed};
-    serial_team t(scratch + sizes.score().bytes(), sizes.select_bytes);
-    if constexpr (S::select::reads_scores) {
-      auto const queries = detail::gather_queries<S::head_dim>(q, step, head, group, map.shape.scale(), reinterpret_cast<float*>(mine));
-      if (step.sealed > 0) scores = operation::score(t, from, head, queries, step.sealed, sizes.score(), scratch);
-    }
-    double const scored = watch.lap();
+    auto const from = view_of(item);
     row_view<logical_block> const to{ids + item * sizes.selected, sizes.selected};
-    i64 const count = typename S::select{}.with_budget(step.selected_blocks)(t, scores, to);
+    i64 const scored_blocks = step.sealed - from.outliers(head).count;
+    i64 const count = typename S::select{}.with_budget(std::min(step.selected_blocks, scored_blocks))(t, scores, to);
     for (i64 i = count; i < to.count; ++i) to[i] = logical_block{-1};
     counts[item] = count;
+    if constexpr (S::remainder::estimates)
+      if (remainders)
+        detail::estimate_remainder(
+            from, head, step, matrix_view<float const>{sizes.score().logits(mine + sizes.io_bytes()), step.new_tokens * group, sizes.score().padded_blocks()},
+            row_view<logical_block const>{to.data, count}, remainders + item * sizes.rows);
     if (per_worker) {
       per_worker[worker].seconds.score += scored;
       per_worker[worker].seconds.select += watch.lap();
-      if (scores.data) per_worker[worker].undefined_scores += std::count_if(scores.begin(), scores.end(), [](float x) { return x != x; });
+      if (scores.data)
+        per_worker[worker].undefined_scores += std::count_if(scores.begin(), scores.end(), [](float x) { return x != x; }) - from.outliers(head).count;
     }
+  };
+  auto const team_in = [&](std::byte* mine) { return serial_team(mine + sizes.io_bytes() + sizes.score().bytes(), sizes.select_bytes, on.kernels()); };
+  i64 const items = steps.count * heads;
+  if constexpr (S::select::reads_scores)
+    if (items < on.workers()) {  // a region of the scratch for each item, and all workers score each item's tiles: a score does not depend on which does
+      auto const region = [&](i64 item) { return workspace + item * sizes.worker_bytes(); };
+      auto const scratch_of = [&](i64 item) { return region(item) + sizes.io_bytes(); };
+      constexpr i64 run = ceil_div(2048, memory_map<S>::tile_blocks) * memory_map<S>::tile_blocks;
+      i64 most_runs = 0;
+      for (sequence_step const& step : steps) most_runs = std::max(most_runs, ceil_div(step.sealed, run));
+      on.for_each(items, [&](i64 item, int worker) {
+        detail::stopwatch watch(per_worker != nullptr);
+        auto t = team_in(region(item));
+        if (steps[item / heads].sealed > 0)
+          operation::prepare_scores(t, view_of(item), int(item % heads), queries_of(item, region(item)), sizes.score(), scratch_of(item));
+        if (per_worker) per_worker[worker].seconds.score += watch.lap();
+      });
+      on.for_each(items * most_runs, [&](i64 unit, int worker) {
+        i64 const item = unit / most_runs, first = unit % most_runs * run, sealed = steps[item / heads].sealed;
+        if (first >= sealed) return;
+        detail::stopwatch watch(per_worker != nullptr);
+        serial_team t(nullptr, 0, on.kernels());
+        auto prepared = sizes.score().prepared(scratch_of(item), steps[item / heads].new_tokens * group);
+        prepared.scratch = sizes.score().prepared(scratch_of(worker), 0).scratch;  // the worker's own
+        operation::score_tiles(t, view_of(item), int(item % heads), prepared, first, std::min(sealed, first + run), sizes.score(), scratch_of(item));
+        if (per_worker) per_worker[worker].seconds.score += watch.lap();
+      });
+      on.for_each(items, [&](i64 item, int worker) {
+        detail::stopwatch watch(per_worker != nullptr);
+        auto t = team_in(region(item));
+        row_view<float const> scores{nullptr, steps[item / heads].sealed};
+        if (scores.count > 0)
+          scores = operation::reduce_scores(t, view_of(item), int(item % heads), S::reduce::acts_on_queries ? 1 : steps[item / heads].new_tokens * group,
+                                            scores.count, sizes.score(), scratch_of(item));
+        double const reduced = watch.lap();
+        select_from(t, item, region(item), scores, reduced, watch, worker);
+      });
+      return;
+    }
+  on.for_each(items, [&](i64 item, int worker) {
+    std::byte* const mine = workspace + worker * sizes.worker_bytes();
+    sequence_step const& step = steps[item / heads];
+    detail::stopwatch watch(per_worker != nullptr);
+    row_view<float const> scores{nullptr, step.sealed};
+    auto t = team_in(mine);
+    if constexpr (S::select::reads_scores) {
+      auto const queries = queries_of(item, mine);
+      if (step.sealed > 0) scores = operation::score(t, view_of(item), int(item % heads), queries, step.sealed, sizes.score(), mine + sizes.io_bytes());
+    }
+    double const scored = watch.lap();
+    select_from(t, item, mine, scores, scored, watch, worker);
   });
 }
 
 /// Attends to sinks, the given far blocks and the tail.
 ///
-/// Shapes      q, out [step tokens, query_heads, head_dim] | ids, counts as from select_blocks; `every`: all far blocks, ids and counts are ignored
-/// Requires    workspace of sizes.worker_bytes() a worker; finite queries; ids ascending and below sealed
-/// Errors      precondition_error, before anything is written, for a step beyond its memory or `sizes`
+/// Shapes      q, out [step tokens, query_heads, head_dim] | ids, counts as from select_blocks; `every`: all far blocks, ids and counts are ignored |
+///             resident, for tiers not read in place, [sequences, kv_heads, selected] beside ids; null: nothing is
+/// Requires    workspace of sizes.bytes(workers), 64-byte aligned; finite queries; ids ascending and below sealed
+/// Errors      precondition_error, before anything is written, for a step beyond its memory or `sizes`; those of the tier
 /// Effects     writes out; allocates nothing; bit-identical for any number of workers and any batch
 /// Complexity  O(query rows * attended tokens * head_dim)
 template <offloading_scheme S, storage_scalar T>
 void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
                    heads_view<T> out, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block const* ids, i64 const* counts,
-                   bool every, statistics* per_worker = nullptr) {
+                   bool every, statistics* per_worker = nullptr, resident_runs const* resident = nullptr,
+                   attention::softmax_state const* remainders = nullptr) {
   int const heads = map.shape.kv_heads, group = map.shape.group();
   detail::check_queries(map, steps, q, sizes);
   detail::check_queries(map, steps, heads_view<T const>(out), sizes);
-  on.for_each(steps.count * heads, [&](i64 item, int worker) {
+  using partial = operation::attend_partial<S::head_dim>;
+  auto const geometry = map.geometry();
+  i64 const slice_bytes = geometry.slice_bytes(), shared_bytes = geometry.shared_bytes();
+  auto const chosen_of = [&](i64 item) {
+    return every ? row_view<logical_block const>{} : row_view<logical_block const>{ids + item * sizes.selected, counts[item]};
+  };
+  auto const view_of = [&](i64 item) { return sequence_view<S>{map, memory, steps[item / heads].slot, steps[item / heads].pages}; };
+  // run(team, view, queries, far, on_decode) of a (sequence, KV head), in a worker's scratch; counts what it does.
+  auto const work_on = [&](i64 item, int worker, auto const& run) {
     sequence_step const& step = steps[item / heads];
     int const head = int(item % heads);
-    sequence_view<S> const from{map, memory, step.slot, step.pages};
+    auto const from = view_of(item);
     std::byte* const mine = workspace + worker * sizes.worker_bytes();
-    auto* const rows = reinterpret_cast<float*>(mine);
-    auto const queries = detail::gather_queries<S::head_dim>(q, step, head, group, map.shape.scale(), rows);
-    matrix_view<float, S::head_dim> const result{rows + sizes.rows * S::head_dim, queries.rows};
-    row_view<logical_block const> const chosen =
-        every ? row_view<logical_block const>{} : row_view<logical_block const>{ids + item * sizes.selected, counts[item]};
+    auto const queries = detail::gather_queries<S::head_dim>(q, step, head, group, map.shape.scale(), reinterpret_cast<float*>(mine));
+    auto const chosen = chosen_of(item);
     detail::stopwatch watch(per_worker != nullptr);
-    serial_team t;
-    operation::attend(t, from, head, step, chosen, every, queries, result, sizes.attend(), mine + sizes.io_bytes(), [&](bool begins) {
+    serial_team t(nullptr, 0, on.kernels());
+    [[maybe_unused]] i64 const blocks = operation::attended_blocks(from, step, chosen, every);
+    [[maybe_unused]] std::byte* const slice_room = mine + sizes.io_bytes() + sizes.attend().bytes();
+    i64 moved = 0, fetched = 0;
+    auto const far = [&](i64 i, logical_block block) -> block_parts<std::byte const> {
+      ++fetched;
+      if constexpr (S::tier::is_directly_readable) {
+        moved += slice_bytes + shared_bytes;
+        constexpr i64 ahead = 16;  // blocks that are on their way while this one is decoded
+        if (!operation::attends_in_place<S> && i + ahead < blocks) {
+          auto const later = from.far_block(every ? logical_block(i + ahead) : chosen[i + ahead], head);
+          if constexpr (S::layout::is_run_contiguous && scope_of<typename S::key_codec> == scope::one_head) {
+            prefetch(t, later.keys.codes, slice_bytes);
+          } else {
+            prefetch(t, later.keys.codes, i64{S::block_tokens} / S::key_codec::token_group * later.keys.code_stride);
+            prefetch(t, later.values.codes, i64{S::block_tokens} / S::value_codec::token_group * later.values.code_stride);
+          }
+        }
+        return from.far_block(block, head);
+      } else {
+        resident_runs runs = every || !resident ? resident_runs{} : resident[item * sizes.selected + i];
+        auto const at = from.far_layout().resolve(block);
+        auto const fetch = [&](std::byte const*& run_at, int which, i64 bytes, std::byte* room) {
+          if (run_at || bytes == 0) return;
+          memory.tier->fetch(memory.layer, at, which, {room, bytes});
+          run_at = room;
+          moved += bytes;
+        };
+        fetch(runs.slice, head, slice_bytes, slice_room);
+        fetch(runs.shared, heads, shared_bytes, slice_room + slice_bytes);
+        return block_of_runs(geometry, runs.slice, runs.shared);
+      }
+    };
+    run(t, from, queries, far, [&](bool begins) {
       if (!per_worker) return;
       auto& seconds = per_worker[worker].seconds;
       (begins ? seconds.attend : seconds.fetch) += watch.lap();
     });
+    if (per_worker) {
+      per_worker[worker].seconds.attend += watch.lap();
+      per_worker[worker].fetched_blocks += fetched;
+      per_worker[worker].moved_bytes += moved;
+    }
+  };
+  auto const write_out = [&](i64 item, matrix_view<float const, S::head_dim> result) {
+    sequence_step const& step = steps[item / heads];
     for (i64 i = 0; i < step.new_tokens; ++i)
       for (int h = 0; h < group; ++h)
-        for (int c = 0; c < S::head_dim; ++c) out.row(step.first_row + i, head * group + h)[c] = from_float<T>(result(i * group + h, c));
-    if (per_worker) {
-      i64 const blocks = every ? step.sealed : counts[item];
-      per_worker[worker].seconds.attend += watch.lap();
-      per_worker[worker].fetched_blocks += blocks;
-      per_worker[worker].moved_bytes += blocks * map.geometry().slice_bytes();
+        for (int c = 0; c < S::head_dim; ++c) out.row(step.first_row + i, int(item % heads) * group + h)[c] = from_float<T>(result(i * group + h, c));
+  };
+  auto const result_in = [&](std::byte* mine, i64 item) {
+    return matrix_view<float, S::head_dim>{reinterpret_cast<float*>(mine) + sizes.rows * S::head_dim, steps[item / heads].new_tokens * group};
+  };
+  auto const remainder_of = [&](i64 item) { return remainders && !every ? remainders + item * sizes.rows : nullptr; };
+
+  auto const parts_of = [&](i64 item) {
+    return operation::attend_parts<S>(operation::attended_blocks(view_of(item), steps[item / heads], chosen_of(item), every));
+  };
+  i64 const items = steps.count * heads;
+  i64 most_parts = 1;
+  bool are_shared = items < on.workers();
+  for (i64 item = 0; item < items && are_shared; ++item) {
+    most_parts = std::max(most_parts, parts_of(item));
+    are_shared = steps[item / heads].new_tokens * group <= sizes.shared_rows();
+  }
+  if (are_shared && most_parts > 1) {  // in waves of parts, each folded into its item's total in ascending order, as `attend` does
+    std::byte* const memory = workspace + on.workers() * sizes.worker_bytes();
+    auto const slot = [&](i64 i) { return partial::at(memory + i * sizes.partial_bytes(), sizes.shared_rows()); };
+    i64 const wave = sizes.shared_parts(on.workers()) / items;
+    for (i64 first = 0; first < most_parts; first += wave) {
+      on.for_each(items * wave, [&](i64 unit, int worker) {
+        i64 const item = unit / wave, part = first + unit % wave;
+        if (part >= parts_of(item)) return;
+        work_on(item, worker, [&](serial_team& t, sequence_view<S> const& from, auto const& queries, auto const& far, auto const& on_decode) {
+          operation::attend_part(t, from, int(item % heads), steps[item / heads], chosen_of(item), every, part, queries,
+                                 part == 0 ? slot(item) : slot(items + unit), sizes.attend(), workspace + worker * sizes.worker_bytes() + sizes.io_bytes(), far,
+                                 on_decode);
+        });
+      });
+      on.for_each(items, [&](i64 item, int worker) {
+        serial_team t(nullptr, 0, on.kernels());
+        auto const result = result_in(workspace + worker * sizes.worker_bytes(), item);
+        i64 const parts = parts_of(item), end = std::min(parts, first + wave);
+        for (i64 part = std::max<i64>(first, 1); part < end; ++part)
+          operation::merge_partial(t, result.rows, slot(item), slot(items + item * wave + part - first));
+        if (end < parts || first >= parts) return;  // not yet, or done
+        operation::finish_attend(t, view_of(item), int(item % heads), slot(item), remainder_of(item), result);
+        write_out(item, result);
+      });
     }
+    return;
+  }
+  on.for_each(items, [&](i64 item, int worker) {
+    std::byte* const mine = workspace + worker * sizes.worker_bytes();
+    auto const result = result_in(mine, item);
+    work_on(item, worker, [&](serial_team& t, sequence_view<S> const& from, auto const& queries, auto const& far, auto const& on_decode) {
+      operation::attend(t, from, int(item % heads), steps[item / heads], chosen_of(item), every, queries, result, sizes.attend(), mine + sizes.io_bytes(), far,
+                        remainder_of(item), on_decode);
+    });
+    write_out(item, result);
   });
 }
 

@@ -1,25 +1,37 @@
 #pragma once
+#include <atomic>
 #include <concepts>
+#include <exception>
 #include <memory>
 
 #include "cellar/core/error.hpp"
 #include "cellar/core/types.hpp"
+#include "cellar/host/vector_level.hpp"
 
 namespace cellar::inline CELLAR_ABI::host {
+
+namespace detail {
+/// As what an executor runs: a callable with a state, no function pointer.
+struct pool_item {
+  void* state = nullptr;
+  void operator()(i64, int) const {}
+};
+}  // namespace detail
 
 /// Threads that the caller owns: an engine's own pool models this with two members.
 ///
 /// Laws  run calls f(item, worker) once for every item in [0, items), with worker in [0, workers()), never two calls with the same worker
-///       at a time, and returns when all have returned. f does not throw.
+///       at a time, and returns when all have returned. f does not throw: what a body throws is kept, and thrown again after the call.
 template <class P>
-concept thread_pool_like = requires(P& pool, i64 items, void (*f)(i64, int)) {
+concept thread_pool_like = requires(P& pool, i64 items, detail::pool_item const& f) {
   { pool.workers() } -> std::convertible_to<int>;
-  pool.run(items, f);
+  pool.run(items, f);  // any callable
 };
 
-/// Where host operations run: on the calling thread, or on a pool of the caller's. A reference, cheap to copy; the pool must outlive it.
+/// Where host operations run: on the calling thread, or on a pool of the caller's, and by which instructions. A reference, cheap to copy; the pool must
+/// outlive it.
 ///
-/// Results do not depend on the pool or its size.
+/// Results do not depend on the pool or its size. They depend on the vector level, by rounding; it is the highest that the processor has, or that of at_level.
 class executor {
  public:
   /// Serial: everything on the calling thread.
@@ -35,22 +47,56 @@ class executor {
 
   int workers() const { return workers_; }
 
+  /// The same threads at another vector level: to reproduce results of an older processor, or to test.
+  ///
+  /// Errors  precondition_error for a level that this processor does not run
+  executor at_level(vector_level level) const {
+    executor other = *this;
+    other.kernels_ = kernels_of(level);
+    return other;
+  }
+  vector_kernels const* kernels() const { return kernels_; }
+
   /// f(item, worker) for every item; returns when all are done.
+  ///
+  /// Errors  the first one that f throws, after all items are done; later ones are dropped. Serially, items after it are not begun
   template <class F>
   void for_each(i64 items, F&& f) const {
     if (!pool_ || items <= 1) {
       for (i64 i = 0; i < items; ++i) f(i, 0);
       return;
     }
+    guarded<std::remove_reference_t<F>> body{f, {}, {}};
     run_(
-        pool_, items, [](void* context, i64 item, int worker) { (*static_cast<std::remove_reference_t<F>*>(context))(item, worker); },
-        const_cast<void*>(static_cast<void const*>(std::addressof(f))));
+        pool_, items, [](void* context, i64 item, int worker) { (*static_cast<decltype(body)*>(context))(item, worker); }, &body);
+    if (body.error) std::rethrow_exception(body.error);
   }
 
  private:
   using call = void(void* context, i64 item, int worker);
+
+  /// A body that keeps what it throws.
+  template <class F>
+  struct guarded {
+    F& f;
+    std::atomic<bool> has_failed = false;
+    std::exception_ptr error;  // written by the first to fail, read when all are done
+
+    void operator()(i64 item, int worker) {
+#ifdef __cpp_exceptions
+      try {
+        f(item, worker);
+      } catch (...) {
+        if (!has_failed.exchange(true)) error = std::current_exception();
+      }
+#else
+      f(item, worker);
+#endif
+    }
+  };
   void* pool_ = nullptr;
   int workers_ = 1;
+  vector_kernels const* kernels_ = kernels_of(best_vector_level());
   void (*run_)(void*, i64, call*, void*) = nullptr;
 };
 

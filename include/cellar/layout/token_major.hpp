@@ -11,13 +11,13 @@ struct token_major {
   block_geometry geometry;
   i64 blocks = 0;
 
-  CELLAR_HD constexpr i64 plane_bytes(int p) const { return blocks * geometry.rows[p] * geometry.heads * geometry.row_bytes[p]; }
-  CELLAR_HD constexpr i64 bytes() const { return blocks * geometry.heads * geometry.slice_bytes(); }
-  CELLAR_HD constexpr i64 row_stride(plane p) const { return geometry.heads * geometry.row_bytes[int(p)]; }
+  CELLAR_HD constexpr i64 bytes() const { return blocks * geometry.block_bytes(); }
+  CELLAR_HD constexpr i64 row_stride(plane p) const { return geometry.copies(int(p)) * geometry.row_bytes[int(p)]; }
   CELLAR_HD constexpr i64 offset(plane p, physical_block block, int head, i64 row) const {
     i64 at = 0;
-    for (int before = 0; before < int(p); ++before) at += plane_bytes(before);
-    return at + (number(block) * geometry.rows[int(p)] + row) * row_stride(p) + head * geometry.row_bytes[int(p)];
+    for (int before = 0; before < int(p); ++before) at += blocks * geometry.rows[before] * row_stride(plane(before));
+    i64 const copy = geometry.is_shared[int(p)] ? 0 : head;
+    return at + (number(block) * geometry.rows[int(p)] + row) * row_stride(p) + copy * geometry.row_bytes[int(p)];
   }
 };
 static_assert(physical_layout<token_major>);

@@ -1,12 +1,45 @@
 #pragma once
 #include "cellar/attention/softmax_state.hpp"
+#include "cellar/core/vector.hpp"
 #include "cellar/operation/memory.hpp"
 
 namespace cellar::inline CELLAR_ABI::operation {
 
-/// Keys and values are taken this many tokens at a time, counted from the first attended one: the split that makes results independent
-/// of threads and batch.
+/// Keys and values are taken this many tokens at a time, counted from the first attended one of a part.
 inline constexpr i64 attend_tokens = 64;
+
+/// Far blocks of one part of an attention: 1024 tokens. Parts are fixed by the list of blocks, whoever works on them, and merged in ascending order: the split
+/// that makes results independent of threads and batch.
+template <offloading_scheme S>
+inline constexpr i64 part_blocks = S::block_tokens < 1024 ? 1024 / S::block_tokens : 1;
+template <offloading_scheme S>
+CELLAR_HD constexpr i64 attend_parts(i64 blocks) {
+  return blocks > part_blocks<S> ? ceil_div(blocks, part_blocks<S>) : 1;
+}
+
+/// What attention to a part gives: a softmax state and an unnormalised sum of values for each query row.
+template <int HeadDim>
+struct attend_partial {
+  attention::softmax_state* states = nullptr;  ///< [rows]
+  float* sums = nullptr;                       ///< [rows, head_dim]
+
+  CELLAR_HD static constexpr i64 bytes(i64 rows) { return round_up(rows * (HeadDim + 2) * i64(sizeof(float)), 16); }
+  CELLAR_HD static attend_partial at(std::byte* memory, i64 rows) {
+    auto* const states = reinterpret_cast<attention::softmax_state*>(memory);
+    return {states, reinterpret_cast<float*>(states + rows)};
+  }
+};
+
+/// Whether a scheme's far rows are read where they lie: both codecs store the near scalar plainly, in memory. Else rows are decoded to f32.
+template <offloading_scheme S>
+inline constexpr bool attends_in_place = S::tier::is_directly_readable&& requires {
+  requires std::is_same_v<typename S::key_codec::plain_scalar, typename S::near_scalar>;
+  requires std::is_same_v<typename S::value_codec::plain_scalar, typename S::near_scalar>;
+};
+
+/// Whether far rows of a codec are attended to as they are coded, before the rotation is undone.
+template <offloading_scheme S, class Codec>
+inline constexpr bool attends_rotated = rotating_codec<Codec, S::head_dim>;
 
 /// Scratch of `attend` for one KV head, in bytes.
 template <offloading_scheme S>
@@ -14,108 +47,239 @@ struct attend_workspace {
   i64 rows = 0;  ///< Query rows of a group, at most.
 
   static constexpr i64 chunk_rows = round_up(attend_tokens, S::block_tokens) + S::block_tokens;
-  i64 floats() const { return 2 * chunk_rows * S::head_dim + rows * chunk_rows + rows * S::head_dim + 2 * rows; }
-  i64 bytes() const { return round_up(floats() * i64(sizeof(float)), 16) + round_up(chunk_rows * i64(sizeof(i64)), 16); }
+  static constexpr i64 chunks = attends_in_place<S> ? 2 : 1;  ///< One is attended to while the next one's rows are prefetched.
+  static constexpr i64 chunk_bytes = chunk_rows * (sizeof(i64) + 2 * sizeof(std::byte const*));
+  static constexpr i64 matrices = attends_rotated<S, typename S::key_codec> + attends_rotated<S, typename S::value_codec>;  ///< Of [rows, head_dim].
+  CELLAR_HD i64 floats() const { return (attends_in_place<S> ? 0 : 2 * chunk_rows * S::head_dim) + rows * chunk_rows + rows * matrices * S::head_dim; }
+  CELLAR_HD i64 part_bytes() const { return round_up(floats() * i64(sizeof(float)), 16) + round_up(chunks * chunk_bytes, 16); }
+  i64 bytes() const { return part_bytes() + 2 * attend_partial<S::head_dim>::bytes(rows); }
 };
 
-/// Exact attention of one KV head's query group over some of its keys: softmax(q . k) . v over sinks, chosen far blocks and the tail.
+/// Far blocks that a step attends to.
+template <offloading_scheme S>
+CELLAR_HD i64 attended_blocks(sequence_view<S> const& from, sequence_step const& step, row_view<logical_block const> blocks, bool every) {
+  return every && !from.map.discards_far ? step.sealed : blocks.count;
+}
+
+/// Attention of one KV head's query group to one part of its keys: far blocks [part * part_blocks, ...) of the list; sinks and outliers before the first
+/// part's, the tail after the last one's. A far block is decoded as it is met. Outliers among the chosen blocks count once.
 ///
-/// Parts are visited in ascending position and merged by the softmax state; a far block is decoded as it is met.
-///
-/// Shapes      queries [tokens * group, head_dim] f32, times the softmax scale, row = token * group + head; out the same shape, written
-/// Requires    blocks ascending, below sealed; `every` means all sealed blocks and ignores `blocks`
+/// Shapes      queries [tokens * group, head_dim] f32, times the softmax scale, row = token * group + head; to [rows], written
+/// Requires    blocks ascending, below sealed; `every` means all sealed blocks and ignores `blocks`; far(i, block) gives the planes of the i-th block to
+///             visit, as block_parts valid until its next call; scratch of sizes.part_bytes()
 /// Effects     a body over a team; on_decode(begin) is called around decoding (statistics), and may be empty
 /// Complexity  O(rows * attended tokens * head_dim)
-template <team Team, offloading_scheme S, class OnDecode>
-CELLAR_HD void attend(Team& t, sequence_view<S> const& from, int head, sequence_step const& step, row_view<logical_block const> blocks, bool every,
-                      matrix_view<float const, S::head_dim> queries, matrix_view<float, S::head_dim> out, attend_workspace<S> const& sizes,
-                      std::byte* workspace, OnDecode&& on_decode) {
+template <team Team, offloading_scheme S, class Far, class OnDecode>
+CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequence_step const& step, row_view<logical_block const> blocks, bool every,
+                           i64 part, matrix_view<float const, S::head_dim> queries, attend_partial<S::head_dim> const& to, attend_workspace<S> const& sizes,
+                           std::byte* workspace, Far&& far, OnDecode&& on_decode) {
   using map = memory_map<S>;
   constexpr int D = S::head_dim;
   constexpr i64 chunk = attend_workspace<S>::chunk_rows;
   i64 const rows = queries.rows, group = rows / step.new_tokens, first_query = step.length - step.new_tokens;
-  typename S::attention const variant{};
+  using variant_type = typename S::attention;
+  variant_type const variant{};
+  constexpr bool in_place = attends_in_place<S>;
+  using near_scalar = typename S::near_scalar;
+  using scalar = std::conditional_t<in_place, near_scalar, float>;  // of the rows that are attended to
 
-  auto* const positions = reinterpret_cast<i64*>(workspace);                                        // (token)
-  auto* const keys = reinterpret_cast<float*>(workspace + round_up(chunk * i64(sizeof(i64)), 16));  // (token, channel)
-  float* const values = keys + chunk * D;                                                           // (token, channel)
-  float* const weights = values + chunk * D;                                                        // (row, token)
-  float* const sums = weights + sizes.rows * chunk;                                                 // (row, channel)
-  auto* const states = reinterpret_cast<attention::softmax_state*>(sums + sizes.rows * D);          // (row)
+  struct token_rows {
+    i64* positions;
+    std::byte const **keys, **values;
+    i64 filled = 0, highest = 0;  // tokens; their largest position
+    bool is_far = false;
+  } chunks[2];
+  for (i64 i = 0; i < 2; ++i) {
+    std::byte* const mine = workspace + i % sizes.chunks * sizes.chunk_bytes;
+    chunks[i].positions = reinterpret_cast<i64*>(mine);
+    chunks[i].keys = reinterpret_cast<std::byte const**>(mine + chunk * sizeof(i64));
+    chunks[i].values = chunks[i].keys + chunk;
+  }
+  auto* const weights = reinterpret_cast<float*>(workspace + round_up(sizes.chunks * sizes.chunk_bytes, 16));  // (row, token)
+  float* const keys = weights + sizes.rows * chunk;                                                            // (token, channel), decoded
+  float* const values = keys + chunk * D;                                                                      // (token, channel)
+  auto* const states = to.states;
+  float* const sums = to.sums;
+  constexpr bool rotates = attends_rotated<S, typename S::key_codec> || attends_rotated<S, typename S::value_codec>;
+  constexpr bool rotates_keys = attends_rotated<S, typename S::key_codec>, rotates_values = attends_rotated<S, typename S::value_codec>;
+  float* const rotated_queries = in_place ? keys : values + chunk * D;                // (row, channel), what far keys meet
+  float* const rotated_sums = rotated_queries + (rotates_keys ? sizes.rows * D : 0);  // (row, channel), of far values
+  matrix_view<float const, D> const far_queries{rotates_keys ? rotated_queries : queries.data, rows, rotates_keys ? D : queries.stride};
+  float* const far_sums = rotates_values ? rotated_sums : sums;
 
   for (i64 r = t.rank(); r < rows; r += t.size()) {
     states[r] = {};
-    for (int c = 0; c < D; ++c) sums[r * D + c] = 0;
+    for (int c = 0; c < D; ++c) sums[r * D + c] = far_sums[r * D + c] = 0;
+    if constexpr (rotates_keys)
+      for (int c = 0; c < D; ++c) rotated_queries[r * D + c] = queries(r, c);
   }
-  i64 filled = 0;
-  auto const flush = [&] {  // attends the tokens gathered so far
+  if constexpr (rotates_keys) from.key_codec(head, 0).rotate(t, matrix_view<float, D>{rotated_queries, rows});
+  auto const attend_to = [&](token_rows const& some, token_rows const& next) {
     t.sync();
+    dot_rows<scalar>(t, some.is_far ? far_queries : queries, {some.keys, some.filled, next.keys, next.filled}, weights, chunk);
     for (i64 r = t.rank(); r < rows; r += t.size()) {
       i64 const q_position = first_query + r / group;
       float* const weight = weights + r * chunk;
-      float top = -infinity;
-      for (i64 i = 0; i < filled; ++i) {
-        weight[i] = variant.visible(q_position, positions[i]) ? variant.logit(dot<D>(queries.row(r), keys + i * D), q_position, positions[i]) : -infinity;
-        top = maximum{}(top, weight[i]);
+      if (!(plain_past<variant_type> && some.highest <= q_position))
+        for (i64 i = 0; i < some.filled; ++i)
+          weight[i] = variant.visible(q_position, some.positions[i]) ? variant.logit(weight[i], q_position, some.positions[i]) : -infinity;
+      float const top = largest_of(cellar::detail::alone_in(t), weight, some.filled);
+      if (top == -infinity && states[r].m == -infinity) {  // nothing was visible yet
+        for (i64 i = 0; i < some.filled; ++i) weight[i] = 0;
+        continue;
       }
-      if (top == -infinity) continue;
-      float const reference = attention::raise_reference(states[r], top, sums + r * D, D);
-      float* const sum = sums + r * D;
-      for (i64 i = 0; i < filled; ++i) {
-        if (weight[i] == -infinity) continue;
-        float const w = exponential(weight[i] - reference);
-        states[r].l += w;
-        float const* const value = values + i * D;
-        for (int c = 0; c < D; ++c) sum[c] += w * value[c];
-      }
+      float const reference = rotates_values ? attention::raise_reference(states[r], top, sums + r * D, rotated_sums + r * D, D)
+                                             : attention::raise_reference(states[r], top, sums + r * D, D);
+      states[r].l += exponentials(t, weight, some.filled, reference);
     }
+    add_weighted_rows<scalar>(t, weights, chunk, {some.values, some.filled, next.values, next.filled},
+                              matrix_view<float, D>{some.is_far ? far_sums : sums, rows});
     t.sync();
-    filled = 0;
+  };
+  int filling = 0, waiting = -1;  // of the two chunks
+  auto const flush = [&] {        // attends to the tokens gathered so far, or to those before them while these are prefetched
+    if constexpr (in_place) {
+      if (waiting >= 0) attend_to(chunks[waiting], chunks[filling]);
+      waiting = filling;
+      filling = 1 - filling;
+    } else {
+      attend_to(chunks[filling], token_rows{nullptr, nullptr, nullptr});
+    }
+    chunks[filling].filled = chunks[filling].highest = 0;
+    chunks[filling].is_far = false;
+  };
+  // Adds a token by its rows, which are decoded to f32 where that is what is attended to.
+  auto const add_near = [&](i64 position, i64 at, near_scalar const* k, near_scalar const* v) {
+    auto& to = chunks[filling];
+    to.positions[at] = position;
+    if constexpr (in_place) {
+      to.keys[at] = reinterpret_cast<std::byte const*>(k);
+      to.values[at] = reinterpret_cast<std::byte const*>(v);
+    } else {
+      to.keys[at] = reinterpret_cast<std::byte const*>(keys + at * D);
+      to.values[at] = reinterpret_cast<std::byte const*>(values + at * D);
+      widen<near_scalar>(t, reinterpret_cast<std::byte const*>(k), D, keys + at * D);
+      widen<near_scalar>(t, reinterpret_cast<std::byte const*>(v), D, values + at * D);
+    }
+  };
+  auto const added = [&](i64 tokens, i64 last_position) {  // on every member alike
+    auto& to = chunks[filling];
+    to.filled += tokens;
+    to.highest = maximum{}(to.highest, last_position);
   };
   auto const gather_near = [&](i64 begin, i64 end) {
     for (i64 p = begin; p < end;) {
-      i64 const n = end - p < attend_tokens - filled ? end - p : attend_tokens - filled;
-      for (i64 i = t.rank(); i < n; i += t.size()) {
-        auto const* const k = from.near_row(head, 0, p + i);
-        auto const* const v = from.near_row(head, 1, p + i);
-        positions[filled + i] = p + i;
-        for (int c = 0; c < D; ++c) keys[(filled + i) * D + c] = to_float(k[c]);
-        for (int c = 0; c < D; ++c) values[(filled + i) * D + c] = to_float(v[c]);
-      }
-      filled += n;
+      i64 const filled = chunks[filling].filled, n = end - p < attend_tokens - filled ? end - p : attend_tokens - filled;
+      for (i64 i = t.rank(); i < n; i += t.size()) add_near(p + i, filled + i, from.near_row(head, 0, p + i), from.near_row(head, 1, p + i));
+      added(n, p + n - 1);
       p += n;
-      if (filled >= attend_tokens) flush();
+      if (chunks[filling].filled >= attend_tokens) flush();
     }
   };
 
-  gather_near(0, step.length < from.map.sinks ? step.length : from.map.sinks);
-  i64 const count = every ? step.sealed : blocks.count;
-  for (i64 i = 0; i < count;) {
+  i64 const count = attended_blocks(from, step, blocks, every), parts = attend_parts<S>(count);
+  i64 const last = part + 1 < parts ? (part + 1) * part_blocks<S> : count;
+  auto const outliers = from.outliers(head);
+  if (part == 0) gather_near(0, step.length < from.map.sinks ? step.length : from.map.sinks);
+  for (i64 o = 0; part == 0 && o < outliers.count; ++o) {
+    auto const *const k = from.outlier_rows(head, 0, o), *const v = from.outlier_rows(head, 1, o);
+    i64 const position = from.position(number(outliers[o])), filled = chunks[filling].filled;
+    for (i64 i = t.rank(); i < map::block_tokens; i += t.size()) add_near(position + i, filled + i, k + i * D, v + i * D);
+    added(map::block_tokens, position + map::block_tokens - 1);
+    if (chunks[filling].filled >= attend_tokens) flush();
+  }
+  if (rotates && chunks[filling].filled > 0) flush();  // near and far rows lie in different spaces
+  i64 passed = 0;                                      // outliers before the block
+  for (i64 i = part * part_blocks<S>; i < last;) {
     on_decode(true);
-    for (; i < count && filled < attend_tokens; ++i) {
+    chunks[filling].is_far = true;
+    for (; i < last && chunks[filling].filled < attend_tokens; ++i) {
       auto const block = every ? logical_block(i) : blocks[i];
-      i64 const position = from.position(number(block));
-      from.key_codec(head, position)
-          .decode(t, from.template far_rows<std::byte const>(plane::keys, plane::key_scales, block, head),
-                  matrix_view<float, D>{keys + filled * D, map::block_tokens});
-      from.value_codec(head, position)
-          .decode(t, from.template far_rows<std::byte const>(plane::values, plane::value_scales, block, head),
-                  matrix_view<float, D>{values + filled * D, map::block_tokens});
-      for (i64 j = t.rank(); j < map::block_tokens; j += t.size()) positions[filled + j] = position + j;
-      filled += map::block_tokens;
+      while (passed < outliers.count && outliers[passed] < block) ++passed;
+      if (passed < outliers.count && outliers[passed] == block) continue;  // attended already
+      auto& to = chunks[filling];
+      i64 const position = from.position(number(block)), filled = to.filled;
+      block_parts<std::byte const> const rows = far(i, block);
+      if constexpr (!in_place) {
+        auto const decode = [&](auto const& codec, row_parts<std::byte const> const& coded, matrix_view<float, D> decoded) {
+          if constexpr (attends_rotated<S, std::remove_cvref_t<decltype(codec)>>)
+            codec.decode_rotated(t, coded, decoded);
+          else
+            codec.decode(t, coded, decoded);
+        };
+        decode(from.key_codec(head, position), rows.keys, {keys + filled * D, map::block_tokens});
+        decode(from.value_codec(head, position), rows.values, {values + filled * D, map::block_tokens});
+      }
+      for (i64 j = t.rank(); j < map::block_tokens; j += t.size()) {
+        to.positions[filled + j] = position + j;
+        to.keys[filled + j] = in_place ? rows.keys.codes + j * rows.keys.code_stride : reinterpret_cast<std::byte const*>(keys + (filled + j) * D);
+        to.values[filled + j] = in_place ? rows.values.codes + j * rows.values.code_stride : reinterpret_cast<std::byte const*>(values + (filled + j) * D);
+      }
+      added(map::block_tokens, position + map::block_tokens - 1);
     }
     on_decode(false);
-    if (filled >= attend_tokens) flush();
+    if (chunks[filling].filled >= attend_tokens) flush();
   }
+  if (rotates && chunks[filling].filled > 0) flush();
+  chunks[filling].is_far = false;
   i64 const tail = from.position(step.sealed);
-  gather_near(tail < from.map.sinks ? from.map.sinks : tail, step.length);
-  if (filled > 0) flush();
-
-  for (i64 r = t.rank(); r < rows; r += t.size()) {
-    float const scale = states[r].l > 0 ? 1.0f / states[r].l : 0.0f;
-    for (int c = 0; c < D; ++c) out(r, c) = sums[r * D + c] * scale;
+  if (part + 1 == parts) gather_near(tail < from.map.sinks ? from.map.sinks : tail, step.length);
+  if (chunks[filling].filled > 0) flush();
+  if (in_place && waiting >= 0) attend_to(chunks[waiting], token_rows{nullptr, nullptr, nullptr});
+  if constexpr (rotates_values) {
+    from.value_codec(head, 0).rotate_back(t, matrix_view<float, D>{rotated_sums, rows});
+    for (i64 r = t.rank(); r < rows; r += t.size())
+      for (int c = 0; c < D; ++c) sums[r * D + c] += rotated_sums[r * D + c];
   }
   t.sync();
+}
+
+/// total becomes the whole of itself and a later part.
+///
+/// Shapes  [rows]
+template <int D, team Team>
+CELLAR_HD void merge_partial(Team& t, i64 rows, attend_partial<D> const& total, attend_partial<D> const& part) {
+  for (i64 r = t.rank(); r < rows; r += t.size()) attention::merge(total.states[r], total.sums + r * D, part.states[r], part.sums + r * D, D);
+  t.sync();
+}
+
+/// The output of an attention whose parts are merged, and the remainder.
+///
+/// Shapes  out [rows, head_dim]; remainder: null, or the softmax state of what was not chosen, [rows], whose value is the mean value
+template <team Team, offloading_scheme S>
+CELLAR_HD void finish_attend(Team& t, sequence_view<S> const& from, int head, attend_partial<S::head_dim> const& total,
+                             attention::softmax_state const* remainder, matrix_view<float, S::head_dim> out) {
+  constexpr int D = S::head_dim;
+  if constexpr (S::remainder::estimates)
+    if (remainder && is_finite(from.mean_value(head)[0]))  // else the prompt had no far tokens, and nothing is known of values
+      for (i64 r = t.rank(); r < out.rows; r += t.size()) {
+        float part[D];
+        for (int c = 0; c < D; ++c) part[c] = remainder[r].l * from.mean_value(head)[c];
+        attention::merge(total.states[r], total.sums + r * D, remainder[r], part, D);
+      }
+  for (i64 r = t.rank(); r < out.rows; r += t.size()) {
+    float const scale = total.states[r].l > 0 ? 1.0f / total.states[r].l : 0.0f;
+    for (int c = 0; c < D; ++c) out(r, c) = total.sums[r * D + c] * scale;
+  }
+  t.sync();
+}
+
+/// Exact attention of one KV head's query group over some of its keys: softmax(q . k) . v over sinks, outliers, chosen far blocks and the tail, part by part.
+///
+/// As attend_part and finish_attend; scratch of sizes.bytes(), 16-byte aligned.
+template <team Team, offloading_scheme S, class Far, class OnDecode>
+CELLAR_HD void attend(Team& t, sequence_view<S> const& from, int head, sequence_step const& step, row_view<logical_block const> blocks, bool every,
+                      matrix_view<float const, S::head_dim> queries, matrix_view<float, S::head_dim> out, attend_workspace<S> const& sizes,
+                      std::byte* workspace, Far&& far, attention::softmax_state const* remainder, OnDecode&& on_decode) {
+  using partial = attend_partial<S::head_dim>;
+  std::byte* const memory = workspace + sizes.part_bytes();
+  auto const total = partial::at(memory, sizes.rows), next = partial::at(memory + partial::bytes(sizes.rows), sizes.rows);
+  i64 const parts = attend_parts<S>(attended_blocks(from, step, blocks, every));
+  for (i64 part = 0; part < parts; ++part) {
+    attend_part(t, from, head, step, blocks, every, part, queries, part == 0 ? total : next, sizes, workspace, far, on_decode);
+    if (part > 0) merge_partial(t, queries.rows, total, next);
+  }
+  finish_attend(t, from, head, total, remainder, out);
 }
 
 }  // namespace cellar::operation

@@ -23,40 +23,88 @@ struct memory_map {
   static constexpr int page_tokens = page_blocks * block_tokens;
 
   model_shape shape;
-  i64 sinks = 0;      ///< Tokens.
-  i64 tail_rows = 0;  ///< Tokens that the ring holds.
+  i64 sinks = 0;              ///< Tokens.
+  i64 tail_rows = 0;          ///< Tokens that the ring holds.
+  i64 outliers = 0;           ///< Blocks of a KV head, at most.
+  bool discards_far = false;  ///< What leaves the window is lost: for selections that never read it. Blocks are counted, and there are no pages.
+
+  /// A policy that knows how many heads there are, for its sizes.
+  template <class Policy>
+  CELLAR_HD Policy sized() const {
+    if constexpr (of_all_heads<Policy>)
+      return Policy{}.of_head(0, shape.kv_heads);
+    else
+      return Policy{};
+  }
+  template <class Policy>
+  static constexpr bool is_shared = scope_of<Policy> == scope::all_heads;
+  template <class Policy>
+  CELLAR_HD i64 channels() const {
+    return is_shared<Policy> ? i64{shape.kv_heads} * head_dim : head_dim;
+  }
+  /// Something is stored once for all heads: such work has an item of its own beside those of the heads, number kv_heads.
+  static constexpr bool has_shared = is_shared<typename S::summary> || is_shared<typename S::key_codec> || is_shared<typename S::value_codec>;
+  CELLAR_HD int groups() const { return shape.kv_heads + has_shared; }
 
   CELLAR_HD block_geometry geometry() const {
-    row_bytes const k = typename S::key_codec{}.bytes(head_dim), v = typename S::value_codec{}.bytes(head_dim);
-    i64 const k_rows = block_tokens / S::key_codec::token_group, v_rows = block_tokens / S::value_codec::token_group;
-    return {shape.kv_heads, {k_rows, v_rows, k_rows, v_rows}, {k.codes, v.codes, k.scales, v.scales}};
+    using key_codec = typename S::key_codec;
+    using value_codec = typename S::value_codec;
+    row_bytes const k = sized<key_codec>().bytes(channels<key_codec>()), v = sized<value_codec>().bytes(channels<value_codec>());
+    i64 const k_rows = block_tokens / key_codec::token_group, v_rows = block_tokens / value_codec::token_group;
+    bool const k_shared = is_shared<key_codec>, v_shared = is_shared<value_codec>;
+    return {shape.kv_heads, {k_rows, v_rows, k_rows, v_rows}, {k.codes, v.codes, k.scales, v.scales}, {k_shared, v_shared, k_shared, v_shared}};
   }
-  CELLAR_HD i64 far_page() const { return page_blocks * geometry().heads * geometry().slice_bytes(); }
-  CELLAR_HD i64 tile() const { return typename S::summary{}.tile_bytes(head_dim); }
-  CELLAR_HD i64 summary_page() const { return shape.kv_heads * tiles_per_page * tile(); }
+  CELLAR_HD i64 far_page() const { return page_blocks * geometry().block_bytes(); }
+  CELLAR_HD i64 tile() const { return sized<typename S::summary>().tile_bytes(channels<typename S::summary>()); }
+  CELLAR_HD i64 tile_copies() const { return is_shared<typename S::summary> ? 1 : shape.kv_heads; }  ///< Tiles of the same blocks.
+  CELLAR_HD i64 summary_page() const { return tile_copies() * tiles_per_page * tile(); }
   /// Exact keys and values of a sequence in a layer: [kv_head][key or value][row][channel].
   CELLAR_HD i64 near_sequence() const { return shape.kv_heads * 2 * near_rows() * head_dim * i64(sizeof(typename S::near_scalar)); }
   CELLAR_HD i64 near_rows() const { return sinks + tail_rows; }
-  /// What policies learnt, of a sequence in a layer: [kv_head]{summary, key codec, value codec}.
-  CELLAR_HD i64 state_sequence() const { return shape.kv_heads * head_state(); }
-  CELLAR_HD i64 head_state() const { return state_of<typename S::summary>() + state_of<typename S::key_codec>() + state_of<typename S::value_codec>(); }
+  /// Outlier blocks of a sequence in a layer: [kv_head]{ids, ascending, the rest -1; [key or value][block][token][channel], exact}.
+  CELLAR_HD i64 outlier_sequence() const { return shape.kv_heads * outlier_head(); }
+  CELLAR_HD i64 outlier_head() const { return outlier_ids() + 2 * outliers * block_tokens * head_dim * i64(sizeof(typename S::near_scalar)); }
+  CELLAR_HD i64 outlier_ids() const { return round_up(outliers * i64(sizeof(logical_block)), 16); }
+  /// What policies learnt, of a sequence in a layer: [kv_head]{summary, key codec, value codec, mean value}, then those of all heads.
+  CELLAR_HD i64 state_sequence() const { return shape.kv_heads * states(false) + states(true); }
+  CELLAR_HD i64 states(bool shared) const {
+    return state<typename S::summary>(shared) + state<typename S::key_codec>(shared) + state<typename S::value_codec>(shared) + (shared ? 0 : mean_value());
+  }
+  CELLAR_HD static constexpr i64 mean_value() { return S::remainder::estimates ? round_up(head_dim * i64(sizeof(float)), 16) : 0; }
+  /// Scratch that policies need to learn, for one of them at a time.
+  CELLAR_HD i64 train_scratch() const {
+    i64 most = 0;
+    auto const include = [&]<class Policy>(Policy const&) {
+      if constexpr (trains_in_scratch<Policy>) most = maximum{}(most, round_up(sized<Policy>().train_scratch_bytes(channels<Policy>()), 16));
+    };
+    include(typename S::summary{});
+    include(typename S::key_codec{});
+    include(typename S::value_codec{});
+    return most;
+  }
+  /// Bytes of a policy's state, if it is of that scope.
   template <class Policy>
-  CELLAR_HD static i64 state_of() {
+  CELLAR_HD i64 state(bool shared) const {
     if constexpr (trained<Policy>)
-      return round_up(Policy{}.state_bytes(head_dim), 16);
+      return shared == is_shared<Policy> ? round_up(sized<Policy>().state_bytes(channels<Policy>()), 16) : 0;
     else
       return 0;
   }
 };
 
-/// One layer's memory. `near` and `state` hold one record per sequence slot, far planes and summaries one per page.
+/// One layer's memory. `near`, `state` and `outliers` hold one record per sequence slot, far planes and summaries one per page.
+///
+/// Requires  all but `far` 16-byte aligned
 template <offloading_scheme S>
 struct layer_memory {
   typename S::layout layout;
-  std::byte* far = nullptr;
+  std::byte* far = nullptr;  ///< Null where the tier is not read in place.
   std::byte* summaries = nullptr;
   std::byte* near = nullptr;
   std::byte* state = nullptr;
+  std::byte* outliers = nullptr;     ///< Null where the map has none.
+  typename S::tier* tier = nullptr;  ///< Where far planes are stored if `far` is null.
+  int layer = 0;                     ///< For the tier.
 };
 
 /// A prompt's exact keys and values of one layer, [length, kv_heads, head_dim] as attended, and where they go.
@@ -76,6 +124,37 @@ struct sequence_step {
   i64 new_tokens = 0;             ///< Appended by this step; one query each.
   i64 first_row = 0;              ///< Of this sequence in the step's ragged rows.
   i64 selected_blocks = 0;        ///< The selection's budget.
+  i64 kept_tokens = 0;            ///< First tokens of block sealed_before whose codes are there already: they stay as they are.
+};
+
+/// One head's rows of a far block.
+template <class Byte>
+struct block_parts {
+  row_parts<Byte> keys, values;
+
+  CELLAR_HD operator block_parts<Byte const>() const requires(!std::is_const_v<Byte>) { return {keys, values}; }
+};
+
+/// A block's planes where they lie outside a layout: a head's in one run, the shared ones in another, each plane's rows side by side.
+template <class Byte>
+CELLAR_HD block_parts<Byte> block_of_runs(block_geometry const& g, Byte* slice, Byte* shared) {
+  auto const rows = [&](plane codes, plane scales) {
+    bool const all = g.is_shared[int(codes)];
+    Byte* const run = all ? shared : slice;
+    return row_parts<Byte>{run + g.bytes_before(int(codes), all), run + g.bytes_before(int(scales), all), g.row_bytes[int(codes)], g.row_bytes[int(scales)]};
+  };
+  return {rows(plane::keys, plane::key_scales), rows(plane::values, plane::value_scales)};
+}
+
+/// What a sequence is, beside its bytes.
+struct snapshot_record {
+  i64 prompt_tokens = 0, length = 0, sealed = 0, kept_tokens = 0, selected_blocks = 0;
+};
+
+/// Planes of a selected block that are near: a KV head's run, and the shared one. Null: to be fetched by who attends.
+struct resident_runs {
+  std::byte const* slice = nullptr;
+  std::byte const* shared = nullptr;
 };
 
 /// Where a sequence's parts lie in one layer.
@@ -93,10 +172,15 @@ struct sequence_view {
     auto const l = far_layout();
     return {memory.far + l.offset(codes, block, head, 0), memory.far + l.offset(scales, block, head, 0), l.row_stride(codes), l.row_stride(scales)};
   }
+  /// A head's planes of a far block, read in place.
+  CELLAR_HD block_parts<std::byte> far_block(logical_block block, int head) const {
+    return {far_rows(plane::keys, plane::key_scales, block, head), far_rows(plane::values, plane::value_scales, block, head)};
+  }
   /// The summary tile that holds a block.
   CELLAR_HD std::byte* tile(i64 block, int head) const {
     i64 const page = number(pages[block / map_type::page_blocks]), within = block % map_type::page_blocks / map_type::tile_blocks;
-    return memory.summaries + page * map.summary_page() + (head * map_type::tiles_per_page + within) * map.tile();
+    i64 const copy = map_type::template is_shared<typename S::summary> ? 0 : head;
+    return memory.summaries + page * map.summary_page() + (copy * map_type::tiles_per_page + within) * map.tile();
   }
   /// The exact key (0) or value (1) of a position that is near.
   CELLAR_HD typename S::near_scalar* near_row(int head, int key_or_value, i64 position) const {
@@ -104,23 +188,49 @@ struct sequence_view {
     auto* const base = reinterpret_cast<typename S::near_scalar*>(memory.near + slot * map.near_sequence());
     return base + ((i64(head) * 2 + key_or_value) * map.near_rows() + row) * map_type::head_dim;
   }
-  CELLAR_HD std::byte* state(int head) const { return memory.state + slot * map.state_sequence() + head * map.head_state(); }
+  /// The outlier blocks of a KV head, ascending.
+  CELLAR_HD row_view<logical_block> outliers(int head) const {
+    if constexpr (!S::outliers::keeps_outliers) return {};
+    auto* const ids = reinterpret_cast<logical_block*>(outlier_record(head));
+    i64 n = 0;
+    while (n < map.outliers && number(ids[n]) >= 0) ++n;
+    return {ids, n};
+  }
+  /// The exact keys (0) or values (1) of the i-th outlier, [block_tokens, head_dim].
+  CELLAR_HD typename S::near_scalar* outlier_rows(int head, int key_or_value, i64 i) const {
+    auto* const rows = reinterpret_cast<typename S::near_scalar*>(outlier_record(head) + map.outlier_ids());
+    return rows + (key_or_value * map.outliers + i) * map_type::block_tokens * map_type::head_dim;
+  }
+  CELLAR_HD std::byte* outlier_record(int head) const { return memory.outliers + slot * map.outlier_sequence() + head * map.outlier_head(); }
 
-  // Policies, bound to what they need: rotary embedding, learnt state, position of their first row.
-  CELLAR_HD typename S::summary summary(int head, i64 position) const { return bound(typename S::summary{}, state(head), position); }
-  CELLAR_HD typename S::key_codec key_codec(int head, i64 position) const {
-    return bound(typename S::key_codec{}, state(head) + map.template state_of<typename S::summary>(), position);
+  // What policies learnt.
+  CELLAR_HD std::byte* summary_state(int head) const { return states(map_type::template is_shared<typename S::summary>, head); }
+  CELLAR_HD std::byte* key_state(int head) const {
+    constexpr bool shared = map_type::template is_shared<typename S::key_codec>;
+    return states(shared, head) + map.template state<typename S::summary>(shared);
   }
-  CELLAR_HD typename S::value_codec value_codec(int head, i64 position) const {
-    i64 const before = map.template state_of<typename S::summary>() + map.template state_of<typename S::key_codec>();
-    return bound(typename S::value_codec{}, state(head) + before, position);
+  CELLAR_HD std::byte* value_state(int head) const {
+    constexpr bool shared = map_type::template is_shared<typename S::value_codec>;
+    return states(shared, head) + map.template state<typename S::summary>(shared) + map.template state<typename S::key_codec>(shared);
   }
+
+  /// The mean of the prompt's far values, [head_dim], where the scheme estimates a remainder.
+  CELLAR_HD float* mean_value(int head) const { return reinterpret_cast<float*>(states(false, head) + map.states(false) - map.mean_value()); }
+
+  // Policies, bound to what they need: their head, rotary embedding, learnt state, position of their first row.
+  CELLAR_HD typename S::summary summary(int head, i64 position) const { return bound(typename S::summary{}, head, summary_state(head), position); }
+  CELLAR_HD typename S::key_codec key_codec(int head, i64 position) const { return bound(typename S::key_codec{}, head, key_state(head), position); }
+  CELLAR_HD typename S::value_codec value_codec(int head, i64 position) const { return bound(typename S::value_codec{}, head, value_state(head), position); }
   /// Position of a far block's first token.
   CELLAR_HD i64 position(i64 block) const { return map.sinks + block * map_type::block_tokens; }
 
  private:
+  CELLAR_HD std::byte* states(bool shared, int head) const {
+    return memory.state + slot * map.state_sequence() + (shared ? map.shape.kv_heads : head) * map.states(false);
+  }
   template <class Policy>
-  CELLAR_HD Policy bound(Policy p, std::byte const* state, i64 position) const {
+  CELLAR_HD Policy bound(Policy p, int head, std::byte const* state, i64 position) const {
+    if constexpr (of_all_heads<Policy>) p = p.of_head(head < map.shape.kv_heads ? head : 0, map.shape.kv_heads);
     if constexpr (block_aware<Policy>) p = p.of_blocks(map_type::block_tokens);
     if constexpr (rotary_aware<Policy>) p = p.with(map.shape.rotary);
     if constexpr (trained<Policy>) p = p.bind(state);

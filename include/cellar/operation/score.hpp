@@ -1,4 +1,5 @@
 #pragma once
+#include "cellar/core/vector.hpp"
 #include "cellar/operation/memory.hpp"
 
 namespace cellar::inline CELLAR_ABI::operation {
@@ -8,55 +9,105 @@ template <offloading_scheme S>
 struct score_workspace {
   i64 rows = 0;    ///< Query rows of a group: heads times query tokens, at most.
   i64 blocks = 0;  ///< Far blocks of a sequence, at most.
+  int heads = 1;   ///< KV heads.
 
-  i64 scored_rows() const { return S::reduce::acts_on_queries ? 1 : rows; }
+  typename S::summary summary() const {
+    if constexpr (of_all_heads<typename S::summary>)
+      return typename S::summary{}.of_head(0, heads);
+    else
+      return {};
+  }
+  CELLAR_HD i64 scored_rows() const { return S::reduce::acts_on_queries ? 1 : rows; }
   i64 padded_blocks() const { return round_up(blocks, memory_map<S>::tile_blocks); }
   i64 query_bytes() const { return round_up(rows * S::head_dim * i64(sizeof(float)), 16); }
-  i64 prepared_bytes() const { return round_up(typename S::summary{}.prepared_bytes(scored_rows(), S::head_dim), 16); }
-  i64 scratch_bytes() const { return round_up(typename S::summary{}.scratch_bytes(S::head_dim), 16); }
+  i64 prepared_bytes() const { return round_up(summary().prepared_bytes(scored_rows(), S::head_dim), 16); }
+  i64 scratch_bytes() const { return round_up(summary().scratch_bytes(S::head_dim), 16); }
   i64 score_bytes() const { return round_up((scored_rows() + 1) * padded_blocks() * i64(sizeof(float)), 16); }
+  /// The logits of the last call: row r at logits(workspace) + r * padded_blocks(), [scored rows, blocks].
+  float const* logits(std::byte const* workspace) const { return scores(const_cast<std::byte*>(workspace)); }
+  float* scores(std::byte* workspace) const { return reinterpret_cast<float*>(workspace + query_bytes() + prepared_bytes() + scratch_bytes()); }
+  /// What prepare_scores made of that many query rows.
+  prepared_queries<std::byte const, S::head_dim> prepared(std::byte* workspace, i64 query_rows) const {
+    std::byte* const data = workspace + query_bytes();
+    return {data, S::reduce::acts_on_queries ? 1 : query_rows, data + prepared_bytes()};
+  }
   i64 bytes() const { return 2 * query_bytes() + prepared_bytes() + scratch_bytes() + score_bytes(); }
 };
 
-/// Scores every far block of a sequence for one KV head's query group.
+/// Scores far blocks of a sequence for one KV head's query group, in three steps, of which the second may be shared out by ranges of tiles: queries are
+/// prepared once, tiles are scored, and the reduction makes one score a block. Logits of summaries, the softmax scale included.
 ///
-/// queries are prepared once, every tile is scored, and the reduction makes one score a block. Logits of summaries, the softmax scale included.
-///
-/// Shapes      queries [rows, head_dim] f32, times the softmax scale | returned scores [blocks], in the workspace
-/// Requires    blocks <= workspace.blocks, queries.rows <= workspace.rows; summaries built for blocks [0, blocks)
-/// Effects     a body over a team; writes the workspace only
-/// Complexity  O(rows * blocks * head_dim); reads ceil(blocks / tile_blocks) tiles
+/// Shapes      queries [rows, head_dim] f32, times the softmax scale
+/// Requires    workspace of sizes.bytes(), 16-byte aligned; queries.rows <= sizes.rows
+/// Effects     a body over a team; writes the workspace only. Returns what score_tiles takes
 template <team Team, offloading_scheme S>
-CELLAR_HD row_view<float const> score(Team& t, sequence_view<S> const& from, int head, matrix_view<float const, S::head_dim> queries, i64 blocks,
-                                      score_workspace<S> const& sizes, std::byte* workspace) {
-  using map = memory_map<S>;
+CELLAR_HD prepared_queries<std::byte const, S::head_dim> prepare_scores(Team& t, sequence_view<S> const& from, int head,
+                                                                        matrix_view<float const, S::head_dim> queries, score_workspace<S> const& sizes,
+                                                                        std::byte* workspace) {
   constexpr int D = S::head_dim;
-  typename S::reduce const reduce{};
   std::byte* const prepared = workspace + sizes.query_bytes();
   std::byte* const scratch = prepared + sizes.prepared_bytes();
-  auto* const scores = reinterpret_cast<float*>(scratch + sizes.scratch_bytes());
-
   matrix_view<float const, D> scored = queries;
   if constexpr (S::reduce::acts_on_queries) {
     auto* const mean = reinterpret_cast<float*>(workspace);
-    reduce(t, matrix_view<float const>{queries.data, queries.rows, queries.stride, D}, row_view<float>{mean, D});
+    typename S::reduce{}(t, matrix_view<float const>{queries.data, queries.rows, queries.stride, D}, row_view<float>{mean, D});
     scored = {mean, 1};
   }
   from.summary(head, from.position(0)).prepare(t, scored, prepared_queries<std::byte, D>{prepared, scored.rows, scratch});
   t.sync();
+  return {prepared, scored.rows, scratch};
+}
 
-  i64 const stride = sizes.padded_blocks();
-  for (i64 first = 0; first < blocks; first += map::tile_blocks)
+/// Scores blocks [first, last): logits of each scored query row.
+///
+/// Requires    first a multiple of tile_blocks, last <= sizes.blocks; summaries built for these blocks; scratch of sizes.scratch_bytes() in `from_queries`, of
+///             each caller its own
+/// Complexity  O(rows * blocks * head_dim); reads ceil(blocks / tile_blocks) tiles
+template <team Team, offloading_scheme S>
+CELLAR_HD void score_tiles(Team& t, sequence_view<S> const& from, int head, prepared_queries<std::byte const, S::head_dim> const& queries, i64 first, i64 last,
+                           score_workspace<S> const& sizes, std::byte* workspace) {
+  using map = memory_map<S>;
+  float* const scores = sizes.scores(workspace);
+  i64 const tile_bytes = from.map.tile(), stride = sizes.padded_blocks();
+  for (; first < last; first += map::tile_blocks) {
+    if (i64 const later = first + 2 * map::tile_blocks; later < last) prefetch(t, from.tile(later, head), tile_bytes);
     from.summary(head, from.position(first))
-        .score_tile(t, prepared_queries<std::byte const, D>{prepared, scored.rows, scratch}, from.tile(first, head),
-                    matrix_view<float>{scores + first, scored.rows, stride, map::tile_blocks});
-  if constexpr (S::reduce::acts_on_queries) {
-    return {scores, blocks};
-  } else {
-    float* const reduced = scores + scored.rows * stride;
-    reduce(t, matrix_view<float const>{scores, scored.rows, stride, blocks}, row_view<float>{reduced, blocks});
-    return {reduced, blocks};
+        .score_tile(t, queries, from.tile(first, head), matrix_view<float>{scores + first, queries.count, stride, map::tile_blocks});
   }
+}
+
+/// One score a block. Outliers have no part in it: their score is NaN.
+///
+/// Shapes  returned scores [blocks], in the workspace
+template <team Team, offloading_scheme S>
+CELLAR_HD row_view<float const> reduce_scores(Team& t, sequence_view<S> const& from, int head, i64 rows, i64 blocks, score_workspace<S> const& sizes,
+                                              std::byte* workspace) {
+  float* const scores = sizes.scores(workspace);
+  i64 const stride = sizes.padded_blocks();
+  auto const outliers = from.outliers(head);
+  auto const mark = [&](float* row, float value) {
+    for (i64 i = t.rank(); i < outliers.count; i += t.size())
+      if (number(outliers[i]) < blocks) row[number(outliers[i])] = value;
+    t.sync();
+  };
+  float* result = scores;
+  if constexpr (!S::reduce::acts_on_queries) {
+    if (outliers.count > 0)
+      for (i64 h = 0; h < rows; ++h) mark(scores + h * stride, -infinity);  // no weight in a softmax
+    result = scores + rows * stride;
+    typename S::reduce{}(t, matrix_view<float const>{scores, rows, stride, blocks}, row_view<float>{result, blocks});
+  }
+  if (outliers.count > 0) mark(result, undefined);
+  return {result, blocks};
+}
+
+/// The three steps in one: scores of blocks [0, blocks).
+template <team Team, offloading_scheme S>
+CELLAR_HD row_view<float const> score(Team& t, sequence_view<S> const& from, int head, matrix_view<float const, S::head_dim> queries, i64 blocks,
+                                      score_workspace<S> const& sizes, std::byte* workspace) {
+  auto const prepared = prepare_scores(t, from, head, queries, sizes, workspace);
+  score_tiles(t, from, head, prepared, 0, blocks, sizes, workspace);
+  return reduce_scores(t, from, head, prepared.count, blocks, sizes, workspace);
 }
 
 }  // namespace cellar::operation

@@ -9,30 +9,47 @@ namespace cellar::inline CELLAR_ABI::operation {
 /// Sizes of a decode step's scratch; all capacities, so that the step allocates nothing.
 template <offloading_scheme S>
 struct decode_workspace {
-  i64 rows = 0;      ///< Query rows of a group: heads times query tokens of a sequence.
-  i64 blocks = 0;    ///< Far blocks of a sequence.
-  i64 selected = 0;  ///< Selected blocks of a (sequence, KV head).
+  i64 rows = 0;       ///< Query rows of a group: heads times query tokens of a sequence.
+  i64 blocks = 0;     ///< Far blocks of a sequence.
+  i64 selected = 0;   ///< Selected blocks of a (sequence, KV head).
+  int heads = 1;      ///< KV heads.
+  i64 run_bytes = 0;  ///< Planes of one (block, KV head) and its shared ones, where the tier is not read in place.
 
   static constexpr i64 select_bytes = round_up(i64(S::select::shared_bytes), 16);
-  score_workspace<S> score() const { return {rows, blocks}; }
+  score_workspace<S> score() const { return {rows, S::select::reads_scores ? blocks : 0, heads}; }
   attend_workspace<S> attend() const { return {rows}; }
   i64 io_bytes() const { return 2 * round_up(rows * S::head_dim * i64(sizeof(float)), 16); }
-  i64 worker_bytes() const { return round_up(io_bytes() + std::max(score().bytes() + select_bytes, attend().bytes()), 64); }
-  i64 bytes(int workers) const { return worker_bytes() * workers; }
+  i64 worker_bytes() const { return round_up(io_bytes() + std::max(score().bytes() + select_bytes, attend().bytes() + run_bytes), 64); }
+  /// Where there are fewer (sequence, KV head) pairs than workers, they share the parts of each attention, which lie behind the workers' own scratch: a total
+  /// for each pair, and the parts of a wave, some for each worker. Steps of many query tokens are not shared out.
+  i64 shared_rows() const { return std::min<i64>(rows, 32); }
+  i64 partial_bytes() const { return attend_partial<S::head_dim>::bytes(shared_rows()); }
+  i64 shared_parts(int workers) const { return workers > 1 ? std::min<i64>(8 * workers, (workers - 1) * attend_parts<S>(blocks)) : 0; }
+  i64 shared_bytes(int workers) const { return (shared_parts(workers) + workers) * partial_bytes(); }
+  i64 bytes(int workers) const { return round_up(worker_bytes() * workers + shared_bytes(workers), 64); }
 };
 
-/// Bytes of scratch that appending needs for each worker: keys and values of a page in f32.
+/// Bytes of scratch that appending needs for each worker: keys and values of a page in f32, of all heads where something is stored for all of them, and
+/// a block's planes where far memory is not written in place.
 template <offloading_scheme S>
-constexpr i64 append_workspace_bytes() {
-  return 2 * i64(memory_map<S>::page_tokens) * S::head_dim * i64(sizeof(float));
+i64 append_workspace_bytes(model_shape const& shape) {
+  using map = memory_map<S>;
+  i64 const rows = 2 * i64(map::page_tokens) * S::head_dim * (map::has_shared ? shape.kv_heads : 1) * i64(sizeof(float));
+  return round_up(rows + (S::tier::is_directly_readable ? 0 : map{shape}.geometry().block_bytes()), 64);
 }
 
-/// Scratch of seal_prompt for one worker, in f32: nothing where rows are f32, else a page's rows, and all keys and values where a policy learns.
+/// Scratch of seal_prompt for one worker, in f32: the rows of a page, and of the whole prompt where a policy learns, unless they can be read in place
+/// (f32 of one head); what learning needs; and a block's planes where far memory is not written in place.
 template <offloading_scheme S, storage_scalar T>
-constexpr i64 prompt_scratch_floats(i64 tokens) {
-  if constexpr (std::is_same_v<T, float>) return 0;
-  constexpr bool learns_keys = trained<typename S::summary> || trained<typename S::key_codec>, learns_values = trained<typename S::value_codec>;
-  return (2 * memory_map<S>::page_tokens + (learns_keys || learns_values ? tokens : 0)) * S::head_dim;
+i64 prompt_scratch_floats(model_shape const& shape, i64 tokens) {
+  using map = memory_map<S>;
+  map const sizes{shape};
+  constexpr bool learns = trained<typename S::summary> || trained<typename S::key_codec> || trained<typename S::value_codec>;
+  i64 const columns = map::has_shared ? i64{shape.kv_heads} * S::head_dim : std::is_same_v<T, float> ? 0 : i64{S::head_dim};
+  i64 const rows = (2 * map::page_tokens + (learns ? tokens : 0)) * columns;
+  i64 const bytes = sizes.train_scratch() + (S::tier::is_directly_readable ? 0 : sizes.geometry().block_bytes());
+  i64 const outliers = S::outliers::keeps_outliers ? tokens / S::block_tokens + i64{S::block_tokens} * S::head_dim : 0;
+  return round_up(std::max(rows, outliers), 16) + ceil_div(bytes, i64(sizeof(float))) + (bytes > 0 ? 16 : 0);
 }
 
 /// Blocks that a step selects for a prompt of that length, at least one unless nothing may be selected.
@@ -42,10 +59,32 @@ constexpr i64 budget_blocks(budget const& b, i64 prompt_tokens) {
   return tokens > 0 ? std::max<i64>(1, tokens / S::block_tokens) : 0;
 }
 
+/// Far blocks of a sequence of that length: those before the window, and before the step's own tokens, which must stay visible to their queries. A
+/// sealed block stays sealed, so a step has the larger of this and what it had; a scheme that keeps generated tokens seals the prompt's only.
+template <offloading_scheme S>
+constexpr i64 sealable_blocks(budget const& b, i64 length, i64 new_tokens) {
+  return std::max<i64>(0, length - std::max(b.window, new_tokens) - b.sinks) / S::block_tokens;
+}
+
+/// Rows of the ring of near tokens (memory_map::tail_rows): what may lie between the sealed blocks and the end of a sequence. limits::generated_tokens of 0
+/// is as many as limits::tokens.
+template <offloading_scheme S>
+constexpr i64 tail_rows(limits const& l, budget const& b) {
+  i64 const generated = l.generated_tokens > 0 ? l.generated_tokens : l.tokens;
+  i64 const window = std::min(b.window, l.tokens), step = std::min(l.step_tokens, l.tokens);
+  return std::min((S::keeps_generated ? window + generated : std::max(window, step) + step) + S::block_tokens - 1, l.tokens);
+}
+
 /// True where a step reads every far block and needs no list of ids.
 template <offloading_scheme S>
 inline constexpr bool selects_everything = requires {
   requires S::select::is_everything;
+};
+
+/// True where no far block is ever selected: without dense layers, far memory is not needed.
+template <offloading_scheme S>
+inline constexpr bool selects_nothing = requires {
+  requires S::select::is_nothing;
 };
 
 /// The scratch of a decode step within these capacities.
@@ -53,13 +92,14 @@ template <offloading_scheme S>
 decode_workspace<S> workspace_for(model_shape const& shape, limits const& l, budget const& b) {
   i64 const blocks = ceil_div(l.tokens, S::block_tokens);
   i64 const selected = selects_everything<S> ? 0 : typename S::select{}.with_budget(budget_blocks<S>(b, l.tokens)).max_selected(blocks);
-  return {shape.group() * l.step_tokens, blocks, selected};
+  block_geometry const g = memory_map<S>{shape}.geometry();
+  return {shape.group() * l.step_tokens, blocks, selected, shape.kv_heads, S::tier::is_directly_readable ? 0 : g.slice_bytes() + g.shared_bytes()};
 }
 
 /// Bytes of scratch that one call of any operation needs, for an executor of that many workers; 64-byte aligned memory serves all.
 template <offloading_scheme S>
 i64 workspace_bytes(model_shape const& shape, limits const& l, budget const& b, int workers) {
-  return workers * std::max(workspace_for<S>(shape, l, b).worker_bytes(), append_workspace_bytes<S>());
+  return std::max(workspace_for<S>(shape, l, b).bytes(workers), workers * append_workspace_bytes<S>(shape));
 }
 
 }  // namespace cellar::operation

@@ -1,8 +1,11 @@
 #pragma once
 #include "cellar/attention/concept.hpp"
+#include "cellar/attention/remainder.hpp"
 #include "cellar/codec/concept.hpp"
 #include "cellar/layout/concept.hpp"
 #include "cellar/select/concept.hpp"
+#include "cellar/select/outliers.hpp"
+#include "cellar/select/reuse.hpp"
 #include "cellar/summary/concept.hpp"
 #include "cellar/tier/concept.hpp"
 
@@ -11,7 +14,9 @@
 ///   head_dim, block_tokens      sizes that change code
 ///   layout, key_codec, value_codec, tier      how and where blocks are stored
 ///   summary, reduce, select     what is kept near, and how blocks are chosen by it
-///   attention                   what a logit goes through
+///   outliers                    which of a prompt's blocks stay near for good, because their summary misleads
+///   reuse                       for how many layers and steps one selection serves
+///   attention, remainder        what a logit goes through; what stands for the blocks that were not chosen
 ///   near_scalar                 storage type of what stays near and exact: sinks, window, generated tokens
 ///   published                   the budget that the paper uses; a cache's caller may replace it
 ///   keeps_generated             generated tokens stay near for good, else they seal into blocks as they leave the window
@@ -28,8 +33,10 @@ concept has_scheme_facts = requires {
 
 template <class S>
 concept offloading_scheme = has_sizes<S> && has_scheme_facts<S> && physical_layout<typename S::layout> && row_codec<typename S::key_codec, S::head_dim> &&
-    row_codec<typename S::value_codec, S::head_dim> && block_summary<typename S::summary, S::head_dim> && group_reduction<typename S::reduce> &&
-    block_selector<typename S::select> && attention_variant<typename S::attention> && block_tier<typename S::tier> && storage_scalar<typename S::near_scalar>;
+    row_codec<typename S::value_codec, S::head_dim> && block_summary<typename S::summary, S::head_dim> && outlier_rule<typename S::outliers, S::head_dim> &&
+    group_reduction<typename S::reduce> && block_selector<typename S::select> && selection_reuse<typename S::reuse> &&
+    attention_remainder<typename S::remainder> && attention_variant<typename S::attention> && block_tier<typename S::tier> &&
+    storage_scalar<typename S::near_scalar>;
 
 namespace detail {
 
@@ -40,6 +47,15 @@ consteval bool agrees_on_head_dim() {
     return Policy::head_dim == HeadDim;
   else
     return true;
+}
+
+/// Whether a variant is known to have a window.
+template <class Variant>
+consteval bool hides_far_keys() {
+  if constexpr (requires { std::bool_constant<Variant{}.visible(i64{1} << 60, 0)>{}; })
+    return !Variant{}.visible(i64{1} << 60, 0);
+  else
+    return false;
 }
 
 /// Agreement between the policies of a scheme, each in a sentence. Instantiated before anything else of a scheme is.
@@ -55,9 +71,24 @@ struct checked_scheme {
                 "cellar: the key codec's token_group must divide block_tokens: choose larger blocks or a codec of smaller groups");
   static_assert(S::block_tokens % S::value_codec::token_group == 0,
                 "cellar: the value codec's token_group must divide block_tokens: choose larger blocks or a codec of smaller groups");
-  static_assert(S::key_codec::head_scope == scope::one_head && S::value_codec::head_scope == scope::one_head,
-                "cellar: codecs over all heads are not supported yet; use one of one head");
-  static_assert(S::tier::is_directly_readable, "cellar: tiers that cannot be read in place are not supported yet; use tier::host_memory");
+  static_assert(scope_of<typename S::key_codec> == scope::one_head || of_all_heads<typename S::key_codec>,
+                "cellar: a key codec over all heads needs of_head(head, heads), which binds it to one of them");
+  static_assert(scope_of<typename S::value_codec> == scope::one_head || of_all_heads<typename S::value_codec>,
+                "cellar: a value codec over all heads needs of_head(head, heads), which binds it to one of them");
+  static_assert(scope_of<typename S::summary> == scope::one_head || of_all_heads<typename S::summary>,
+                "cellar: a summary over all heads needs of_head(head, heads), which binds it to one of them");
+  static_assert(scope_of<typename S::key_codec> == scope::one_head || has_encode<typename S::key_codec, dynamic>,
+                "cellar: a key codec over all heads encodes rows of all of them: encode takes matrix_view<float const, D> for D = dynamic too");
+  static_assert(scope_of<typename S::value_codec> == scope::one_head || has_encode<typename S::value_codec, dynamic>,
+                "cellar: a value codec over all heads encodes rows of all of them: encode takes matrix_view<float const, D> for D = dynamic too");
+  static_assert(scope_of<typename S::summary> == scope::one_head || has_build<typename S::summary, dynamic>,
+                "cellar: a summary over all heads is built from rows of all of them: build takes matrix_view<float const, D> for D = dynamic too");
+  static_assert(S::tier::is_directly_readable || S::layout::is_run_contiguous,
+                "cellar: a tier that is not read in place moves runs: use a layout with is_run_contiguous, such as layout::tile_major");
+  static_assert(!S::remainder::estimates || (S::select::reads_scores && !S::reduce::acts_on_queries && S::reuse::layers == 1 && S::reuse::steps == 1),
+                "cellar: a remainder is weighed by scores: it needs a selection that reads those of every query head, anew in every layer and step");
+  static_assert(!S::remainder::estimates || !hides_far_keys<typename S::attention>(),
+                "cellar: the mean value of a remainder is of all far tokens: it needs an attention without a window");
   static constexpr bool value = true;
 };
 

@@ -1,10 +1,13 @@
 #pragma once
 #include "cellar/attention/causal.hpp"
+#include "cellar/attention/remainder.hpp"
 #include "cellar/codec/identity.hpp"
 #include "cellar/layout/tile_major.hpp"
 #include "cellar/scheme/concept.hpp"
 #include "cellar/select/all.hpp"
+#include "cellar/select/outliers.hpp"
 #include "cellar/select/reduce.hpp"
+#include "cellar/select/reuse.hpp"
 #include "cellar/summary/none.hpp"
 #include "cellar/tier/host_memory.hpp"
 
@@ -24,9 +27,12 @@ struct scheme_defaults {
   using key_codec = cellar::codec::identity<Scalar>;
   using value_codec = cellar::codec::identity<Scalar>;
   using summary = cellar::summary::none;
+  using outliers = cellar::select::no_outliers;
   using reduce = cellar::select::max_of_softmaxes;
   using select = cellar::select::all;
+  using reuse = cellar::select::reuse_ids<>;
   using attention = cellar::attention::causal;
+  using remainder = cellar::attention::no_remainder;
   using tier = cellar::tier::host_memory;
 };
 

@@ -11,6 +11,7 @@
 /// Laws of block_selector
 ///   ids are ascending and unique, count <= max_selected(blocks); equal scores go to the lowest id; NaN ranks below every number
 ///   the result is a function of the scores alone: no team size, order or batch changes it
+///   optional: is_everything = true where every block is taken (no ids are kept), is_nothing = true where none ever is (no far memory is kept)
 ///   with_budget(k).max_selected(blocks) <= max(k, 0) unless the selector ignores budgets; k >= blocks selects every block that can be
 namespace cellar::inline CELLAR_ABI {
 

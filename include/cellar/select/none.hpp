@@ -7,6 +7,7 @@ namespace cellar::inline CELLAR_ABI::select {
 struct none {
   static constexpr bool reads_scores = false;
   static constexpr i64 shared_bytes = 0;
+  static constexpr bool is_nothing = true;  ///< Far memory is not needed.
 
   CELLAR_HD none with_budget(i64) const { return {}; }
   CELLAR_HD i64 max_selected(i64) const { return 0; }

@@ -1,4 +1,5 @@
 #pragma once
+#include "cellar/core/vector.hpp"
 #include "cellar/select/concept.hpp"
 
 /// How the query rows of a group (its heads, times its query tokens) become one score per block.
@@ -14,20 +15,21 @@ struct max_of_softmaxes {
 
   template <team Team>
   CELLAR_HD void operator()(Team& t, matrix_view<float const> rows, row_view<float> out) const {
+    for (i64 b = t.rank(); b < out.count; b += t.size()) out[b] = undefined;
     for (i64 h = 0; h < rows.rows; ++h) {
       float const* const row = rows.row(h);
-      float top = -infinity;
-      for (i64 b = t.rank(); b < out.count; b += t.size()) top = maximum{}(top, row[b]);
-      top = t.reduce(top, maximum{});
-      float sum = 0;
-      bool const plain = is_finite(top);  // else infinity - infinity would be NaN
-      for (i64 b = t.rank(); b < out.count; b += t.size())
-        if (row[b] == row[b]) sum += plain ? exponential(row[b] - top) : float(row[b] == top);
-      sum = t.reduce(sum, plus{});
-      float const log_sum = plain ? top + std::log(sum) : std::log(sum);
-      for (i64 b = t.rank(); b < out.count; b += t.size()) {
-        float const x = plain || row[b] != row[b] ? row[b] - log_sum : row[b] == top ? -log_sum : -infinity;
-        out[b] = h == 0 || x > out[b] || out[b] != out[b] ? x : out[b];
+      float const top = t.reduce(largest_of(t, row, out.count), maximum{});
+      if (is_finite(top)) {
+        float const sum = t.reduce(sum_of_exponentials(t, row, out.count, top), plus{});
+        raise(t, out.data, row, out.count, top + std::log(sum));
+      } else {  // infinity - infinity would be NaN
+        float sum = 0;
+        for (i64 b = t.rank(); b < out.count; b += t.size()) sum += float(row[b] == top);
+        float const log_sum = std::log(t.reduce(sum, plus{}));
+        for (i64 b = t.rank(); b < out.count; b += t.size()) {
+          float const x = row[b] != row[b] ? undefined : row[b] == top ? -log_sum : -infinity;
+          if (x > out[b] || out[b] != out[b]) out[b] = x;
+        }
       }
     }
     t.sync();

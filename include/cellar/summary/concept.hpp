@@ -16,8 +16,9 @@
 ///
 /// Laws
 ///   score_tile gives every query and every built block of the tile a logit; lanes that were not built get unspecified finite or NaN values
+///   a summary that cannot hold every finite f32 key has largest(channels): the cache refuses keys that are larger
 ///   is_upper_bound: that logit is at least q . k for every key k of the block
-///   building a tile in one run or in several gives the same bytes (centres of block_mean: those of the first run)
+///   building a tile in one run or in several gives the same bytes (centres of block_mean, means of residual: those of the first run)
 ///   bodies over a team; score_tile leaves its scratch free for the next call (it synchronises before it returns)
 namespace cellar::inline CELLAR_ABI {
 
@@ -46,14 +47,30 @@ concept has_score_tile = requires(S const& s, serial_team& t, prepared_queries<s
   { s.score_tile(t, from, tile, scores) } -> std::same_as<void>;  // scores [query, tile_blocks]: logits
 };
 template <class S>
-concept summary_facts = std::semiregular<S> && requires(S const& s, i64 head_dim) {
+concept summary_facts = std::semiregular<S> && requires(S const& s, i64 channels, i64 head_dim) {
   { S::is_upper_bound } -> std::convertible_to<bool>;
   { S::tile_blocks } -> std::convertible_to<int>;
-  { s.tile_bytes(head_dim) } -> std::same_as<i64>;
+  { s.tile_bytes(channels) } -> std::same_as<i64>;
   { s.scratch_bytes(head_dim) } -> std::same_as<i64>;
 };
 template <class S, int HeadDim = 128>
 concept block_summary = summary_facts<S> && has_build<S, HeadDim> && has_prepare<S, HeadDim> && has_score_tile<S, HeadDim>;
+
+namespace detail {
+
+/// The part of a summary whose prepared queries are the queries themselves, in f32: (query, channel).
+struct plain_queries {
+  CELLAR_HD i64 scratch_bytes(i64) const { return 0; }
+  CELLAR_HD i64 prepared_bytes(i64 queries, i64 head_dim) const { return queries * head_dim * i64(sizeof(float)); }
+  template <team Team, int D>
+  CELLAR_HD void prepare(Team& t, matrix_view<float const, D> queries, prepared_queries<std::byte, D> to) const {
+    auto* const q = reinterpret_cast<float*>(to.data);
+    i64 const channels = queries.columns();
+    for (i64 i = t.rank(); i < queries.rows * channels; i += t.size()) q[i] = queries(i / channels, i % channels);
+  }
+};
+
+}  // namespace detail
 
 /// Needs to know how many tokens a block has beyond what build sees.
 template <class S>

@@ -9,14 +9,12 @@ namespace cellar::inline CELLAR_ABI::summary {
 /// Bytes   head_dim * sizeof(Scalar) a block
 /// Source  ShadowKV's landmarks, Sun et al., arXiv:2410.21465; MoBA, arXiv:2502.13189
 template <storage_scalar Scalar = bf16>
-struct mean {
+struct mean : cellar::detail::plain_queries {
   static constexpr bool is_upper_bound = false;
   static constexpr int tile_blocks = 16;
 
   CELLAR_HD constexpr float largest(i64) const { return cellar::largest<Scalar> < largest_summand ? cellar::largest<Scalar> : largest_summand; }
   CELLAR_HD i64 tile_bytes(i64 head_dim) const { return tile_blocks * head_dim * i64(sizeof(Scalar)); }
-  CELLAR_HD i64 scratch_bytes(i64) const { return 0; }
-  CELLAR_HD i64 prepared_bytes(i64 queries, i64 head_dim) const { return queries * head_dim * i64(sizeof(float)); }
 
   template <team Team, int D>
   CELLAR_HD void build(Team& t, matrix_view<float const, D> keys, i64 blocks, std::byte* tile, int first_lane) const {
@@ -30,21 +28,8 @@ struct mean {
     }
   }
   template <team Team, int D>
-  CELLAR_HD void prepare(Team& t, matrix_view<float const, D> queries, prepared_queries<std::byte, D> to) const {
-    auto* const q = reinterpret_cast<float*>(to.data);  // (query, channel)
-    i64 const channels = queries.columns();
-    for (i64 i = t.rank(); i < queries.rows * channels; i += t.size()) q[i] = queries(i / channels, i % channels);
-  }
-  template <team Team, int D>
   CELLAR_HD void score_tile(Team& t, prepared_queries<std::byte const, D> from, std::byte const* tile, matrix_view<float> scores) const {
-    auto const* const q = reinterpret_cast<float const*>(from.data);
-    auto const* const mean = reinterpret_cast<Scalar const*>(tile);
-    for (i64 b = t.rank(); b < tile_blocks; b += t.size())
-      for (i64 h = 0; h < from.count; ++h) {
-        float s = 0;
-        for (int c = 0; c < D; ++c) s += q[h * D + c] * to_float(mean[c * tile_blocks + b]);
-        scores(h, b) = s;
-      }
+    score_lanes<Scalar, tile_blocks>(t, reinterpret_cast<float const*>(from.data), D, from.count, D, tile, scores);
     t.sync();
   }
 };

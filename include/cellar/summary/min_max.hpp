@@ -6,7 +6,9 @@ namespace cellar::inline CELLAR_ABI::summary {
 /// The smallest and the largest value of each channel over a block: a box around its keys.
 ///
 /// Score   sum over channels of max(q * low, q * high): no key of the block has a larger logit
-/// Bytes   2 * head_dim * sizeof(Scalar) a block; bounds are rounded outwards, so that they hold in any Scalar
+/// Bytes   2 * head_dim * sizeof(Scalar) a block; bounds are rounded outwards, so that they hold in any Scalar. Beyond its largest number they are infinite,
+/// and
+///         the block's score may be NaN
 /// Source  Quest, Tang et al., arXiv:2406.10774, Alg. 1
 template <storage_scalar Scalar = bf16>
 struct min_max {
@@ -16,7 +18,18 @@ struct min_max {
   CELLAR_HD constexpr float largest(i64) const { return cellar::largest<Scalar>; }
   CELLAR_HD i64 tile_bytes(i64 head_dim) const { return 2 * tile_blocks * head_dim * i64(sizeof(Scalar)); }
   CELLAR_HD i64 scratch_bytes(i64) const { return 0; }
-  CELLAR_HD i64 prepared_bytes(i64 queries, i64 head_dim) const { return queries * head_dim * i64(sizeof(float)); }
+  CELLAR_HD i64 prepared_bytes(i64 queries, i64 head_dim) const { return queries * 2 * head_dim * i64(sizeof(float)); }
+
+  /// (query, channel, what meets the low and what meets the high bound): min(q, 0) and max(q, 0), so that a score is one product of twice the length.
+  template <team Team, int D>
+  CELLAR_HD void prepare(Team& t, matrix_view<float const, D> queries, prepared_queries<std::byte, D> to) const {
+    auto* const q = reinterpret_cast<float*>(to.data);
+    for (i64 i = t.rank(); i < queries.rows * D; i += t.size()) {
+      float const x = queries(i / D, i % D);
+      q[2 * i] = x > 0 ? 0.0f : x;
+      q[2 * i + 1] = x > 0 ? x : 0.0f;
+    }
+  }
 
   template <team Team, int D>
   CELLAR_HD void build(Team& t, matrix_view<float const, D> keys, i64 blocks, std::byte* tile, int first_lane) const {
@@ -30,50 +43,14 @@ struct min_max {
         low = x < low ? x : low;
         high = x > high ? x : high;
       }
-      to[(2 * c) * tile_blocks + first_lane + b] = below(low);
-      to[(2 * c + 1) * tile_blocks + first_lane + b] = above(high);
+      to[(2 * c) * tile_blocks + first_lane + b] = rounded_down<Scalar>(low);
+      to[(2 * c + 1) * tile_blocks + first_lane + b] = rounded_up<Scalar>(high);
     }
-  }
-  template <team Team, int D>
-  CELLAR_HD void prepare(Team& t, matrix_view<float const, D> queries, prepared_queries<std::byte, D> to) const {
-    auto* const q = reinterpret_cast<float*>(to.data);  // (query, channel)
-    i64 const channels = queries.columns();
-    for (i64 i = t.rank(); i < queries.rows * channels; i += t.size()) q[i] = queries(i / channels, i % channels);
   }
   template <team Team, int D>
   CELLAR_HD void score_tile(Team& t, prepared_queries<std::byte const, D> from, std::byte const* tile, matrix_view<float> scores) const {
-    auto const* const q = reinterpret_cast<float const*>(from.data);
-    auto const* const box = reinterpret_cast<Scalar const*>(tile);
-    for (i64 b = t.rank(); b < tile_blocks; b += t.size())
-      for (i64 h = 0; h < from.count; ++h) {
-        float s = 0;
-        for (int c = 0; c < D; ++c) {
-          float const x = q[h * D + c];
-          s += x * to_float(box[(2 * c + (x > 0)) * tile_blocks + b]);
-        }
-        scores(h, b) = s;
-      }
+    score_lanes<Scalar, tile_blocks>(t, reinterpret_cast<float const*>(from.data), 2 * D, from.count, 2 * D, tile, scores);
     t.sync();
-  }
-
- private:
-  CELLAR_HD static Scalar below(float x) {
-    Scalar const y = from_float<Scalar>(x);
-    return to_float(y) <= x ? y : neighbour(y, -1);
-  }
-  CELLAR_HD static Scalar above(float x) {
-    Scalar const y = from_float<Scalar>(x);
-    return to_float(y) >= x ? y : neighbour(y, +1);
-  }
-  /// The next representable value in a direction; sign and magnitude, so away from zero is one more.
-  CELLAR_HD static Scalar neighbour(Scalar y, int direction) {
-    if constexpr (std::is_same_v<Scalar, float>) {
-      return y;
-    } else {
-      bool const negative = y.bits >> 15;
-      if ((y.bits & 0x7fffu) == 0) return Scalar{std::uint16_t(direction < 0 ? 0x8001u : 0x0001u)};
-      return Scalar{std::uint16_t(y.bits + (negative == (direction < 0) ? 1 : -1))};
-    }
   }
 };
 static_assert(block_summary<min_max<>> && block_summary<min_max<float>>);

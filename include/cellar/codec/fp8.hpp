@@ -1,0 +1,82 @@
+#pragma once
+#include "cellar/codec/concept.hpp"
+
+namespace cellar::inline CELLAR_ABI::codec {
+
+/// For codecs that can store codes as they are, without a scale.
+struct unscaled {};
+
+/// FP8 E4M3 (OCP: bias 7, largest 448, no infinity), rounded to nearest even, with one scale a row.
+///
+/// With s = max |x| / 448, rounded up to a Scale:  code = E4M3(x / s),  decoded  x = s * code.  A zero row has s = 0. Unscaled: s = 1, and what
+/// is above 448 saturates.
+///
+/// Template  Scale: how s is stored, or unscaled
+/// Bytes     C codes and one Scale a row
+/// Error     at most max(|x| / 16, s / 1024) a channel; 2^-140 where f32 underflows
+/// Source    Micikevicius et al., arXiv:2209.05433; unscaled keys and values: arXiv:2604.08426, serving path
+template <class Scale = bf16>
+  requires(storage_scalar<Scale> || std::is_same_v<Scale, unscaled>)
+struct fp8_e4m3 : cellar::detail::plain_query {
+  static constexpr bool is_scaled = !std::is_same_v<Scale, unscaled>;
+  static constexpr bool is_exact = false;
+  static constexpr scope head_scope = scope::one_head;
+  static constexpr int token_group = 1;
+  static constexpr int code_unit = 1;
+
+  /// Half of what f32 and the scale hold: s is rounded up, and 448 s must be finite.
+  CELLAR_HD constexpr float largest(i64) const {
+    if constexpr (is_scaled)
+      return cellar::largest<Scale> < cellar::largest<float> / 448 ? cellar::largest<Scale> * 224 : cellar::largest<float> / 2;
+    else
+      return largest_e4m3;
+  }
+  CELLAR_HD constexpr row_bytes bytes(i64 channels) const { return {channels, scale_bytes}; }
+
+  template <team Team, int D>
+  CELLAR_HD void encode(Team& t, matrix_view<float const, D> x, row_parts<std::byte> to) const {
+    for (i64 r = t.rank(); r < x.rows; r += t.size()) {
+      float s = 1;
+      if constexpr (is_scaled) {
+        float most = 0;
+        for (i64 c = 0; c < x.columns(); ++c) most = maximum{}(most, x(r, c) < 0 ? -x(r, c) : x(r, c));
+        Scale const stored = rounded_up<Scale>(most / largest_e4m3);
+        detail::store(to.scales + r * to.scale_stride, stored);
+        s = to_float(stored);
+      }
+      std::byte* const codes = to.codes + r * to.code_stride;
+      for (i64 c = 0; c < x.columns(); ++c) codes[c] = std::byte(to_e4m3(s > 0 ? x(r, c) / s : 0.0f).bits);
+    }
+  }
+  template <team Team, int D>
+  CELLAR_HD void decode(Team& t, row_parts<std::byte const> from, matrix_view<float, D> y) const {
+    for (i64 r = t.rank(); r < y.rows; r += t.size()) {
+      float const s = scale(from.scales + r * from.scale_stride);
+      std::byte const* const codes = from.codes + r * from.code_stride;
+      for (i64 c = 0; c < y.columns(); ++c) y(r, c) = to_float(e4m3{std::uint8_t(codes[c])}) * s;
+    }
+  }
+
+  template <int D, team Team>
+  CELLAR_HD void score_codes(Team& t, std::byte const* prepared, std::byte const* codes, std::byte const* scales, int lanes, float* scores) const {
+    auto const* const q = reinterpret_cast<float const*>(prepared);
+    for (int lane = int(t.rank()); lane < lanes; lane += int(t.size())) {
+      float sum = 0;
+      for (int c = 0; c < D; ++c) sum += q[c] * to_float(e4m3{std::uint8_t(codes[i64(c) * lanes + lane])});
+      scores[lane] = sum * scale(scales + lane * scale_bytes);
+    }
+  }
+
+ private:
+  static constexpr i64 scale_bytes = is_scaled ? i64(sizeof(Scale)) : 0;
+
+  CELLAR_HD static float scale(std::byte const* from) {
+    if constexpr (is_scaled)
+      return to_float(detail::load<Scale>(from));
+    else
+      return 1;
+  }
+};
+static_assert(code_scorer<fp8_e4m3<>> && code_scorer<fp8_e4m3<float>> && code_scorer<fp8_e4m3<unscaled>>);
+
+}  // namespace cellar::codec

@@ -1,0 +1,31 @@
+#pragma once
+#include <concepts>
+
+#include "cellar/core/math.hpp"
+
+namespace cellar::inline CELLAR_ABI {
+
+/// How often ids are selected anew: layers and steps in between take those of the last selection that is theirs.
+template <class R>
+concept selection_reuse = std::semiregular<R> && requires {
+  { R::layers } -> std::convertible_to<int>;  // 1: every layer selects
+  { R::steps } -> std::convertible_to<i64>;   // 1: every step selects
+};
+
+namespace select {
+
+/// One selection for `Layers` consecutive layers (after the dense ones) and `Steps` consecutive steps of a sequence.
+///
+/// The first of the layers selects; attend it before the others. Blocks that seal in between wait for the next selection.
+///
+/// Source  OmniKV and TidalDecode (arXiv:2410.05076) share ids among layers, HShare among layers and steps
+template <int Layers = 1, i64 Steps = 1>
+struct reuse_ids {
+  static_assert(Layers >= 1 && Steps >= 1, "reuse_ids: one selection serves at least one layer and one step");
+  static constexpr int layers = Layers;
+  static constexpr i64 steps = Steps;
+};
+static_assert(selection_reuse<reuse_ids<>>);
+
+}  // namespace select
+}  // namespace cellar

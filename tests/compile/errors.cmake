@@ -1,0 +1,63 @@
+# Checks that docs/errors.md has every message of the headers: each string of several words that stands in code, but for those of static_assert and #error.
+#   cmake -DROOT=include/cellar -DDOCS=docs/errors.md -P errors.cmake      checks the library
+#   cmake -DSCRATCH=folder -P errors.cmake                                 checks that a missing message is found
+cmake_minimum_required(VERSION 3.22)
+string(ASCII 1 semicolon)  # what CMake's lists and regular expressions would take for their own
+string(ASCII 2 open)
+string(ASCII 3 close)
+
+# Hides them in a text.
+function(hide text out)
+  string(REPLACE ";" "${semicolon}" text "${text}")
+  string(REPLACE "[" "${open}" text "${text}")
+  string(REPLACE "]" "${close}" text "${text}")
+  set(${out} "${text}" PARENT_SCOPE)
+endfunction()
+
+# missing(root docs out): a line "file: message" for each
+function(missing root docs out)
+  set(found)
+  file(READ ${docs} known)
+  hide("${known}" known)
+  file(GLOB_RECURSE files RELATIVE ${root} ${root}/*.hpp ${root}/*.cuh)
+  foreach(file IN LISTS files)
+    file(READ ${root}/${file} text)
+    hide("${text}" text)
+    string(REGEX REPLACE "//[^\n]*" "" text "${text}")
+    string(REGEX REPLACE "(^|\n)[ \t]*#[^\n]*" "\n" text "${text}")
+    string(REGEX REPLACE "static_assert\\([^\"${semicolon}]*(\"[^\"]*\")?[^\"${semicolon}]*${semicolon}" "" text "${text}")
+    string(REGEX MATCHALL "\"[^\"\n]*\"" literals "${text}")
+    foreach(literal IN LISTS literals)
+      string(REGEX REPLACE "^\"(.*)\"$" "\\1" literal "${literal}")
+      string(STRIP "${literal}" literal)
+      if(NOT literal MATCHES " ")
+        continue()
+      endif()
+      string(FIND "${known}" "${literal}" at)
+      if(at EQUAL -1)
+        string(APPEND found "${file}: ${literal}\n")
+      endif()
+    endforeach()
+  endforeach()
+  string(REPLACE "${semicolon}" ";" found "${found}")
+  string(REPLACE "${open}" "[" found "${found}")
+  string(REPLACE "${close}" "]" found "${found}")
+  set(${out} "${found}" PARENT_SCOPE)
+endfunction()
+
+if(DEFINED SCRATCH)
+  file(REMOVE_RECURSE ${SCRATCH})
+  file(WRITE ${SCRATCH}/docs.md "* `f: n must be [0, 1]; choose another`\n")
+  file(WRITE ${SCRATCH}/include/a.hpp
+       "#error \"not a message\"\nstatic_assert(x > 0, \"cellar: not a message; neither\");  // \"not a message\"\n"
+       "expects(a[0] > 1, \"f: n must be [0, 1]; choose another\");\n  expects(b,\n          \"g: b[1]; c must be there\");\nstd::string(\"word\") + \" failed \";\n")
+  missing(${SCRATCH}/include ${SCRATCH}/docs.md found)
+  if(NOT found STREQUAL "a.hpp: g: b[1]; c must be there\n")
+    message(FATAL_ERROR "found should be the one message that is missing, is\n${found}")
+  endif()
+else()
+  missing(${ROOT} ${DOCS} found)
+  if(found)
+    message(FATAL_ERROR "${DOCS} lacks messages; say there what they mean and what helps:\n${found}")
+  endif()
+endif()

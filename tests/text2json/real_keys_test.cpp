@@ -1,0 +1,201 @@
+// Selection and output of every scheme on keys, values and queries of real models, against double precision. tests/cache has the same on random ones.
+#include <cstdlib>
+#include <numeric>
+
+#include "cache/selection.hpp"
+#include "cellar/interop/lapack.hpp"
+#include "codec/higgs_oracle.hpp"
+#include "engine/model.hpp"
+#include "engine/tokenizer.hpp"
+#include "text2json/documents.hpp"
+
+using namespace cellar;
+
+namespace {
+
+constexpr int d = 64;
+
+/// Some layers of a model while it answers a generated document.
+struct recording {
+  std::vector<double> frequencies;
+  std::vector<recorded_layer> layers;
+};
+
+recording record(char const* path, int prompt_tokens, int steps) {
+  engine::gguf_file const file(path);
+  engine::tokenizer const tokenizer(file);
+  engine::model const model(file, 2);
+  auto const& c = model.config();
+  REQUIRE(c.head_dim == d);
+  text2json::generator const generate{.tokens = prompt_tokens, .count_tokens = [&](std::string_view text) { return int(tokenizer.encode(text).size()); }};
+  auto const document = generate(0);
+  auto const prompt = tokenizer.encode(document.problem), answer = tokenizer.encode(document.answer, false, false);
+  REQUIRE(std::int64_t(answer.size()) >= steps);
+
+  engine::staged_prompt staged;
+  model.prefill(prompt, staged);
+  recording r{model.angles(0).inverse_frequencies, {}};
+  std::vector<int> numbers{0, c.layers / 3, 2 * c.layers / 3, c.layers - 1};
+  auto const pairing = c.pairing == engine::rotary_pairing::adjacent ? rotary_pairing::adjacent : rotary_pairing::half_split;
+  model_shape const shape{.layers = 1, .query_heads = c.heads, .kv_heads = c.kv_heads, .head_dim = d};
+  for (int const layer : numbers) {
+    recorded_layer one{shape, staged.tokens, steps, {}, {}, {}};
+    one.keys.assign(staged.key(layer, 0), staged.key(layer, 0) + staged.tokens * c.kv_width());
+    one.values.assign(staged.value(layer, 0), staged.value(layer, 0) + staged.tokens * c.kv_width());
+    r.layers.push_back(one);
+  }
+  host::executor const on(model.threads());
+  model_shape all = shape;
+  all.layers = c.layers;
+  cache<scheme::dense<d, float>> dense(on, all, {.sequences = 1, .tokens = staged.tokens + steps});
+  auto const id = dense.begin_prompt(prompt_staging<float>{staged.keys.data(), staged.values.data(), staged.capacity, staged.tokens});
+  dense.finish_prompt(on, id);
+  std::vector<float> logits;
+  for (int step = 0; step < steps; ++step) {
+    batch_entry const entry{id, 1};
+    dense.plan(on, {&entry, 1});
+    std::int64_t const position = staged.tokens + step;
+    model.decode(
+        {&answer[std::size_t(step)], 1}, {&position, 1},
+        [&](int layer, float const* q, float const* k, float const* v, float* out) {
+          dense.append(on, layer, packed_heads(k, 1, c.kv_heads, d), packed_heads(v, 1, c.kv_heads, d));
+          dense.attend(on, layer, packed_heads(q, 1, c.heads, d), packed_heads(out, 1, c.heads, d));
+          for (std::size_t i = 0; i < numbers.size(); ++i)
+            if (numbers[i] == layer) {
+              auto& one = r.layers[i];
+              one.keys.insert(one.keys.end(), k, k + c.kv_width());
+              one.values.insert(one.values.end(), v, v + c.kv_width());
+              one.queries.insert(one.queries.end(), q, q + std::int64_t(c.heads) * d);
+            }
+        },
+        logits);
+  }
+  for (auto& one : r.layers) one.shape.rotary = {pairing, {r.frequencies.data(), d / 2}};
+  return r;
+}
+
+/// What outputs may differ by: f32 logits are off by at most a share of the sum of their products' sizes, and outputs by twice that of the values.
+double output_rounding(recorded_layer const& layer) {
+  double logit = 0, value = 0;
+  int const heads = layer.shape.query_heads, group = layer.shape.group();
+  for (std::int64_t step = 0; step < layer.steps; ++step)
+    for (int h = 0; h < heads; ++h)
+      for (std::int64_t p = 0; p < layer.prompt + layer.steps; ++p) {
+        auto const* const q = layer.queries.data() + (step * heads + h) * d;
+        auto const* const k = layer.keys.data() + (p * layer.shape.kv_heads + h / group) * d;
+        double sum = 0;
+        for (int c = 0; c < d; ++c) sum += std::abs(double(q[c]) * double(k[c]));
+        logit = std::max(logit, sum * double(layer.shape.scale()));
+      }
+  for (float const x : layer.values) value = std::max(value, std::abs(double(x)));
+  return value * (rounding + 2 * logit * 8 * 0x1p-24);  // sums of 64 products in eight parts
+}
+
+template <int Dimension, int Points, std::uint32_t Seed>
+void check_higgs(recorded_layer const& layer) {
+  codec::higgs<Dimension, Points, Seed> const coder;
+  row_bytes const size = coder.bytes(d);
+  std::vector<std::byte> codes(std::size_t(size.codes)), scales(std::size_t(size.scales));
+  serial_team t(nullptr, 0, host::executor().kernels());  // as the cache codes
+  for (std::int64_t row = 0; row < layer.prompt * layer.shape.kv_heads; row += 7) {
+    std::vector<float> const x(layer.keys.begin() + row * d, layer.keys.begin() + (row + 1) * d);
+    std::vector<float> y(d);
+    row_parts<std::byte> const at{codes.data(), scales.data(), 0, 0};
+    coder.encode(t, rows_of<d>(x), at);
+    coder.decode(t, at, rows_of<d>(y));
+    double const norm = std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0)), scale = double(to_float(cellar::detail::load<bf16>(scales.data())));
+    REQUIRE(scale == Approx(norm).epsilon(0.005));
+    higgs_oracle<Dimension, Points, Seed>::check_codes(x, codes.data(), scale);
+    auto const expected = higgs_oracle<Dimension, Points, Seed>::decode(codes.data(), scale, d);
+    for (int c = 0; c < d; ++c) REQUIRE(double(y[std::size_t(c)]) == Approx(expected[std::size_t(c)]).margin(1e-5 * norm));
+  }
+}
+
+/// Keys of a rank, turned back to before rotary embedding, lose what the eigenvalues beyond that rank hold and no more: those by Jacobi, in double.
+template <class Scheme>
+void check_low_rank(recorded_layer const& layer, int rank) {
+  reference<Scheme> ref(layer);
+  auto const s = ref.sequence(layer.prompt, layer.prompt);
+  auto const n = int(ref.width());
+  std::vector<double> plain, second(std::size_t(n * n), 0.0), vectors(std::size_t(n * n));
+  double energy = 0, lost = 0;
+  for (std::int64_t p = 0; p < layer.prompt; ++p) {
+    std::vector<double> row(std::size_t(n), 0.0);
+    for (int h = 0; h < layer.shape.kv_heads; ++h)
+      for (int i = 0; i < d / 2; ++i) {
+        bool const is_adjacent = layer.shape.rotary.pairing == rotary_pairing::adjacent;
+        int const a = h * d + (is_adjacent ? 2 * i : i), b = is_adjacent ? a + 1 : a + d / 2;
+        double const angle = -double(p) * layer.shape.rotary.inverse_frequencies[i], x = double(s.keys[std::size_t(p * n + a)]),
+                     y = double(s.keys[std::size_t(p * n + b)]);
+        row[std::size_t(a)] = x * std::cos(angle) - y * std::sin(angle);
+        row[std::size_t(b)] = x * std::sin(angle) + y * std::cos(angle);
+      }
+    for (int i = 0; i < n; ++i)
+      for (int j = 0; j < n; ++j) second[std::size_t(i * n + j)] += row[std::size_t(i)] * row[std::size_t(j)];
+    plain.insert(plain.end(), row.begin(), row.end());
+  }
+  for (int i = 0; i < n; ++i) energy += second[std::size_t(i * n + i)];
+  REQUIRE(jacobi_eigensolver{}(second.data(), n, n, vectors.data()));
+  std::vector<double> values;  // of the eigenvectors: what is left on the diagonal
+  for (int i = 0; i < n; ++i) values.push_back(second[std::size_t(i * n + i)]);
+  std::sort(values.begin(), values.end());
+  double const least = std::accumulate(values.begin(), values.end() - rank, 0.0);
+  for (int h = 0; h < layer.shape.kv_heads; ++h) {
+    auto const coded = ref.template far<typename Scheme::key_codec>(s.keys, s.original_keys, s, 0, h, 0, layer.prompt);
+    for (std::int64_t p = 0; p < layer.prompt; ++p)
+      for (int c = 0; c < d; ++c)
+        lost += std::pow(double(coded[std::size_t(p * d + c)]) - double(s.keys[std::size_t((p * layer.shape.kv_heads + h) * d + c)]), 2);
+  }
+  INFO("rank " << rank << " loses " << lost << ", at best " << least << " of " << energy);
+  CHECK(lost == Approx(least).epsilon(0.01).margin(1e-8 * energy));
+  CHECK(least < 0.5 * energy);
+}
+
+using shadow_kv = scheme::shadow_kv<d, interop::lapack_eigensolver, float, codec::rank_share<160, 1024>>;
+
+void check(char const* variable) {
+  char const* const path = std::getenv(variable);
+  if (!path || !*path) {
+    skip(std::string("no model: set ") + variable + " to a GGUF file");
+    return;
+  }
+  auto const recorded = record(path, is_sanitized ? 300 : 700, 4);
+  for (auto const& layer : recorded.layers) {
+    double const tolerance = output_rounding(layer);
+    INFO("layer of " << layer.prompt << " tokens, tolerance " << tolerance);
+    auto const chosen = [&]<class Scheme>(std::type_identity<Scheme>, budget const& b) {
+      reference<Scheme> ref(layer);
+      check_selection(ref, layer.prompt, b, int(layer.steps), 1, tolerance, 0.05);
+    };
+    auto const output = [&]<class Scheme>(std::type_identity<Scheme>, budget const& b) {
+      reference<Scheme> ref(layer);
+      trial<Scheme> t(ref, {layer.prompt}, layer.steps, b);
+      for (std::int64_t i = 0; i < layer.steps; ++i) t.step({0}, {1}, tolerance);
+    };
+    budget const b{.tokens = 96, .sinks = 2, .window = 32}, with_outliers{.tokens = 96, .sinks = 2, .window = 32, .outliers = 5};
+    output(std::type_identity<scheme::dense<d, float>>{}, {});
+    output(std::type_identity<scheme::sink_window<d, float>>{}, {.sinks = 4, .window = 60});
+    chosen(std::type_identity<scheme::quest<d, float>>{}, b);
+    chosen(std::type_identity<scheme::yakv_centred<d, float>>{}, b);
+    chosen(std::type_identity<shadow_kv>{}, with_outliers);
+    chosen(std::type_identity<scheme::yakv_published<d, float>>{}, b);
+    check_higgs<2, 256, 0>(layer);
+    check_higgs<4, 256, 0>(layer);
+    check_higgs<4, 256, 1>(layer);
+    check_low_rank<shadow_kv>(layer, 160 * int(layer.shape.kv_heads) * d / 1024);
+    if constexpr (is_sanitized) break;
+    if constexpr (!is_sanitized) {
+      chosen(std::type_identity<scheme::mean_landmark<d, float>>{}, b);
+      chosen(std::type_identity<scheme::arkvale<d, float>>{}, b);
+      chosen(std::type_identity<scheme::yakv<d, float>>{}, b);
+      chosen(std::type_identity<scheme::yakv_before_rotary<d, float>>{}, b);
+      chosen(std::type_identity<scheme::yakv_residual<d, float>>{}, b);
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("every scheme chooses and attends by its definition on smollm's keys") { check("CELLAR_TEST_MODEL_SMOLLM"); }
+
+TEST_CASE("every scheme chooses and attends by its definition on qwen's keys") { check("CELLAR_TEST_MODEL_QWEN"); }
