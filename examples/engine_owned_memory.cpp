@@ -118,14 +118,14 @@ int main() {
 
   // The prompt: exact keys and values of all layers become summaries and codes.
   i64 length = p.prompt, sealed = sealed_of(length);
-  std::vector<cellar::prompt_layer<scheme, float>> prompt;
+  std::vector<cellar::prompt_layer<scheme>> prompt;
   prompt.reserve(std::size_t(layers));
   for (int layer = 0; layer < layers; ++layer)
     prompt.push_back(
         {memory(layer), cellar::packed_heads(p.keys.data(), length, shape.kv_heads, d), cellar::packed_heads(p.values.data(), length, shape.kv_heads, d)});
-  std::vector<float> learning(std::size_t(on.workers() * cellar::operation::prompt_scratch_floats<scheme, float>(shape, length)));
-  cellar::host::seal_prompt<scheme, float>(on, map, {prompt.data(), layers}, {.pages = grow_table(sealed), .sealed = sealed, .length = length},
-                                           {learning.data(), i64(learning.size())});
+  std::vector<float> learning(std::size_t(on.workers() * cellar::operation::prompt_scratch_floats<scheme>(shape, length, cellar::scalar_type::f32)));
+  cellar::host::seal_prompt<scheme>(on, map, {prompt.data(), layers}, {.pages = grow_table(sealed), .sealed = sealed, .length = length},
+                                    {learning.data(), i64(learning.size())});
 
   // Decoding: one step for each token, every layer in turn. A batch has a sequence_step for each sequence, of its own slot and first_row.
   std::vector<float> out(p.queries.size());

@@ -192,10 +192,18 @@ std::unique_ptr<scheme_on_prompt> make_scheme(std::string const& name, engine::m
   if (model.config().global_layers() < model.config().layers)
     throw std::invalid_argument("This program runs models whose layers all see all tokens; some of this one's have a sliding window. Choose another model.");
   int const head_dim = model.config().head_dim;
-  if (head_dim != 64 && head_dim != 128)
-    throw std::invalid_argument("This program is compiled for heads of 64 and 128 channels; the model's have " + std::to_string(head_dim) +
-                                ". Add the width to schemes.cpp.");
-  if (!(head_dim == 64 ? visit<64>(name, make) : visit<128>(name, make))) throw std::invalid_argument("There is no scheme " + name + ".");
+  bool is_compiled = false, is_found = false;
+  auto const try_width = [&]<int HeadDim>(std::integral_constant<int, HeadDim>) {
+    if (head_dim != HeadDim) return;
+    is_compiled = true;
+    is_found = visit<HeadDim>(name, make);
+  };
+  [&]<int... HeadDim>(std::integer_sequence<int, HeadDim...>) { (try_width(std::integral_constant<int, HeadDim>{}), ...); }
+  (std::integer_sequence<int, CELLAR_HEAD_DIMS>{});
+  if (!is_compiled)
+    throw std::invalid_argument("This program is not compiled for heads of " + std::to_string(head_dim) +
+                                " channels, as the model has. Configure with -DCELLAR_TEXT2JSON_HEAD_DIMS=" + std::to_string(head_dim) + ".");
+  if (!is_found) throw std::invalid_argument("There is no scheme " + name + ".");
   return made;
 }
 

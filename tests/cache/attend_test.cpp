@@ -3,8 +3,10 @@
 
 using namespace cellar;
 
+namespace attend_test {
+
 TEST_CASE("attention equals the reference over what was selected: all schemes, ragged batches, decoding on") {
-  for_each_scheme<64>([]<class Scheme>(std::type_identity<Scheme>) {
+  for_each_scheme<32>([]<class Scheme>(std::type_identity<Scheme>) {
     reference<Scheme> ref(2, 2, 3, 1, 3);
     trial<Scheme> t(ref, {1, 150, 67, 300}, 40, {.tokens = 32, .sinks = 4, .window = 16});
     for (int i = 0; i < 40; ++i)
@@ -14,7 +16,7 @@ TEST_CASE("attention equals the reference over what was selected: all schemes, r
 }
 
 TEST_CASE("a budget above the length selects everything, exactly") {
-  for_each_scheme<64>([]<class Scheme>(std::type_identity<Scheme>) {
+  for_each_scheme<32>([]<class Scheme>(std::type_identity<Scheme>) {
     if constexpr (!std::is_same_v<typename Scheme::select, select::none>) {
       reference<Scheme> ref(1, 2, 2, 2);
       trial<Scheme> t(ref, {130, 77}, 3, {.tokens = 100000, .window = 5});
@@ -31,9 +33,9 @@ TEST_CASE("a budget above the length selects everything, exactly") {
 }
 
 TEST_CASE("with exact codecs and everything selected, every scheme equals dense attention") {
-  for_each_scheme<64>([]<class Scheme>(std::type_identity<Scheme>) {
+  for_each_scheme<32>([]<class Scheme>(std::type_identity<Scheme>) {
     if constexpr (Scheme::key_codec::is_exact && !std::is_same_v<typename Scheme::select, select::none>) {
-      using dense = scheme::dense<64, float>;
+      using dense = scheme::dense<32, float>;
       reference<Scheme> ref(1, 1, 4, 3);
       reference<dense> same(1, 1, 4, 3);
       trial<Scheme> a(ref, {200}, 4, {.share = 1});
@@ -122,14 +124,14 @@ TEST_CASE("other compositions: token-major far memory, block centres, other redu
     trial<Scheme> t(ref, {170, 45}, 30, {.tokens = 64, .sinks = 1, .window = 8});
     for (int i = 0; i < 30; ++i) t.step({0, 1}, {1, 1}, rounding);
   };
-  check(std::type_identity<token_major_dense<64>>{});
-  check(std::type_identity<block_centred<64>>{});
-  check(std::type_identity<over_all_heads<64>>{});
-  check(std::type_identity<before_rotary_over_all<64>>{});
-  check(std::type_identity<before_rotary_of_one<64>>{});
-  check(std::type_identity<low_rank_keys<64>>{});
-  check(std::type_identity<by_mean_query<64>>{});
-  check(std::type_identity<by_sum<64>>{});
+  check(std::type_identity<token_major_dense<32>>{});
+  check(std::type_identity<block_centred<32>>{});
+  check(std::type_identity<over_all_heads<32>>{});
+  check(std::type_identity<before_rotary_over_all<32>>{});
+  check(std::type_identity<before_rotary_of_one<32>>{});
+  check(std::type_identity<low_rank_keys<32>>{});
+  check(std::type_identity<by_mean_query<32>>{});
+  check(std::type_identity<by_sum<32>>{});
 }
 
 TEST_CASE("dense first layers attend to everything") {
@@ -150,7 +152,7 @@ TEST_CASE("dense first layers attend to everything") {
 }
 
 TEST_CASE("results are bit-identical for any threads and any batch") {
-  for_each_scheme<64>([]<class Scheme>(std::type_identity<Scheme>) {
+  for_each_scheme<32>([]<class Scheme>(std::type_identity<Scheme>) {
     // Outputs by sequence, of steps taken together or one sequence after another.
     auto const outputs = [](host::executor const& on, bool together) {
       reference<Scheme> ref(2, 2, 3, 9);
@@ -185,7 +187,7 @@ TEST_CASE("results are bit-identical for any threads and any batch") {
 TEST_CASE("at every vector level attention equals the reference, and no bit depends on threads") {
   for (host::vector_level const level : host::vector_levels) {
     if (!host::is_supported(level)) continue;
-    for_each_scheme<64>([&]<class Scheme>(std::type_identity<Scheme>) {
+    for_each_scheme<32>([&]<class Scheme>(std::type_identity<Scheme>) {
       auto const outputs = [&](host::executor const& on) {
         reference<Scheme> ref(1, 2, 3, 21, 1);
         ref.kernels = host::kernels_of(level);
@@ -234,3 +236,5 @@ TEST_CASE("fewer heads than threads: the parts of an attention and the tiles of 
   for_each_scheme<32>(check);
   check(std::type_identity<with_remainder>{});
 }
+
+}  // namespace attend_test

@@ -4,9 +4,11 @@
 
 using namespace cellar;
 
+namespace compositions_test {
+
 namespace {
 
-constexpr int d = 64;
+constexpr int d = 32;
 namespace codecs = cellar::codec;
 namespace summaries = cellar::summary;
 namespace selects = cellar::select;
@@ -124,3 +126,5 @@ TEST_CASE("threshold and top_p select less than the budget where less is enough,
   check(std::type_identity<within_alpha>{});
   check(std::type_identity<centred_integers>{});
 }
+
+}  // namespace compositions_test

@@ -28,9 +28,11 @@ namespace {
 [[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 #endif
 
+namespace contract_test {
+
 namespace {
 
-constexpr int d = 16;
+constexpr int d = 32;
 using yakv = scheme::yakv<d, float>;
 using dense = scheme::dense<d, float>;
 
@@ -608,3 +610,5 @@ TEST_CASE("a plan for which there is no memory takes no page") {
   CHECK_THROWS_WITH(x.c.finish_prompt(serial, other), contains("far memory"));
 }
 #endif
+
+}  // namespace contract_test

@@ -5,6 +5,8 @@
 
 using namespace cellar;
 
+namespace file_tier_test {
+
 namespace {
 
 template <int D>
@@ -50,13 +52,13 @@ void check_same(i64 pool_runs) {
 
 TEST_CASE("far planes in a file give the attention of far planes in memory, with pools of any size") {
   for (i64 const pool_runs : {0, 1, 5, 1000000}) {  // one layer's selection, less than one step needs, all there is
-    for_each_scheme<16>([&]<class Scheme>(std::type_identity<Scheme>) { check_same<Scheme>(pool_runs); });
+    for_each_scheme<32>([&]<class Scheme>(std::type_identity<Scheme>) { check_same<Scheme>(pool_runs); });
     check_same<shared_planes<16>>(pool_runs);
   }
 }
 
 TEST_CASE("prefetched blocks are hits, and a pool serves what it has without the file") {
-  using Scheme = in_file<scheme::quest<16, float>>;
+  using Scheme = in_file<scheme::quest<32, float>>;
   reference<Scheme> ref(1, 1, 1, 42);
   host::executor const on;
   trial<Scheme> t(ref, {200}, 20, {.tokens = 64}, on, 1, 0, 40);
@@ -78,7 +80,7 @@ TEST_CASE("prefetched blocks are hits, and a pool serves what it has without the
 }
 
 TEST_CASE("what an open step seals cannot be prefetched in a layer before it is appended there") {
-  using Scheme = in_file<scheme::quest<16, float>>;
+  using Scheme = in_file<scheme::quest<32, float>>;
   reference<Scheme> ref(2, 1, 1, 44);
   host::executor const on;
   trial<Scheme> t(ref, {32}, 20, {.tokens = 64}, on);
@@ -129,7 +131,7 @@ struct faulty_tier : tier::basic_file<faulty_file> {
   struct options {};
   faulty_tier(int layers, block_geometry const& g, i64 blocks, options const&) : basic_file(layers, g, blocks, {.path = scratch_path()}) {}
 };
-struct faulty_quest : scheme::quest<16, float> {
+struct faulty_quest : scheme::quest<32, float> {
   using tier = faulty_tier;
 };
 
@@ -209,3 +211,5 @@ TEST_CASE("a transfer that fails at any point is an error, loses nothing, and ma
     CHECK(noticed >= 8);
   }
 }
+
+}  // namespace file_tier_test

@@ -4,6 +4,8 @@
 
 using namespace cellar;
 
+namespace outliers_test {
+
 namespace {
 
 template <int D>
@@ -80,3 +82,5 @@ TEST_CASE("outliers are refused where the scheme has no rule for them") {
   CHECK_THROWS_WITH((cache<scheme::quest<16>>(host::executor{}, shape, {.tokens = 10}, {.tokens = 16, .outliers = 1})), contains("no rule for outliers"));
   CHECK_THROWS_WITH((cache<with_outliers<16>>(host::executor{}, shape, {.tokens = 10}, {.tokens = 16, .outliers = -1})), contains("negative"));
 }
+
+}  // namespace outliers_test

@@ -2,9 +2,11 @@
 
 using namespace cellar;
 
+namespace select_test {
+
 namespace {
 
-constexpr int d = 64;
+constexpr int d = 32;
 
 template <class Scheme>
 void check_selection_of_random_keys(float bias, std::int64_t new_tokens = 1) {
@@ -88,3 +90,5 @@ TEST_CASE("the published budgets are shares and tokens of the prompt") {
   CHECK(t.cache.selected(1, 0)->count == 0);   // all of it is in the window
   CHECK(t.cache.selected_blocks(t.ids[1]) == 1);
 }
+
+}  // namespace select_test

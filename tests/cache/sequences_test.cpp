@@ -4,6 +4,8 @@
 
 using namespace cellar;
 
+namespace sequences_test {
+
 namespace {
 
 template <int D>
@@ -27,7 +29,7 @@ struct shared_planes : scheme::mean_landmark<D, float> {
 
 template <class F>
 void for_each_kind(F const& f) {
-  for_each_scheme<16>(f);
+  for_each_scheme<32>(f);
   f(std::type_identity<sealing_yakv<16>>{});
   f(std::type_identity<group_codes<16>>{});
   f(std::type_identity<shared_planes<16>>{});
@@ -129,7 +131,7 @@ TEST_CASE("forks of full far memory share it, and say so when they need a page o
 }
 
 TEST_CASE("truncate and fork refuse what they cannot do, and change nothing") {
-  using Scheme = scheme::quest<16, float>;
+  using Scheme = scheme::quest<32, float>;
   reference<Scheme> ref(1, 1, 1, 35);
   host::executor const on;
   auto const data = ref.sequence(60, 100);
@@ -152,3 +154,5 @@ TEST_CASE("truncate and fork refuse what they cannot do, and change nothing") {
   c.truncate(on, id, 60);
   CHECK(c.length(c.fork(on, id)) == 60);
 }
+
+}  // namespace sequences_test

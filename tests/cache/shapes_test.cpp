@@ -3,6 +3,8 @@
 
 using namespace cellar;
 
+namespace shapes_test {
+
 TEST_CASE("group sizes 1, 2, 3, 4, 7, 8 and 71") {
   for (int const group : {1, 2, 3, 4, 7, 8, 71}) {
     auto const check = [&]<class Scheme>(std::type_identity<Scheme>) {
@@ -39,8 +41,10 @@ TEST_CASE("lengths n * B + r for every r, with and without sinks and window, gro
         for (int i = 0; i < 20; ++i) t.step({0}, {1}, rounding);
       }
   };
-  check(std::type_identity<scheme::dense<16, float>>{});
-  check(std::type_identity<scheme::quest<16, float>>{});
-  check(std::type_identity<scheme::mean_landmark<16, float>>{});
-  check(std::type_identity<scheme::yakv<16, float>>{});
+  check(std::type_identity<scheme::dense<32, float>>{});
+  check(std::type_identity<scheme::quest<32, float>>{});
+  check(std::type_identity<scheme::mean_landmark<32, float>>{});
+  check(std::type_identity<scheme::yakv<32, float>>{});
 }
+
+}  // namespace shapes_test

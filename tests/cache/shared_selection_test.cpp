@@ -5,6 +5,8 @@
 
 using namespace cellar;
 
+namespace shared_selection_test {
+
 namespace {
 
 template <int D, int Layers, i64 Steps>
@@ -228,7 +230,7 @@ TEST_CASE("a prompt without far tokens has no mean value: what is chosen of the 
 }
 
 TEST_CASE("a scheme that never reads far memory has none, and runs on in what its window needs") {
-  using Scheme = scheme::sink_window<16, float>;
+  using Scheme = scheme::sink_window<32, float>;
   i64 const tokens = 1000000000;
   reference<Scheme> ref(1, 1, 2, 74);
   host::executor const on;
@@ -266,7 +268,7 @@ TEST_CASE("a scheme that never reads far memory has none, and runs on in what it
 namespace {
 
 template <int Tokens>
-struct windowed : scheme::sink_window<16, float> {
+struct windowed : scheme::sink_window<32, float> {
   static constexpr int block_tokens = 4;
   using attention = cellar::attention::sliding_window<Tokens>;
 };
@@ -343,3 +345,5 @@ TEST_CASE("a sliding window is kept whole, or the budget and the roll back that 
     }
   }
 }
+
+}  // namespace shared_selection_test

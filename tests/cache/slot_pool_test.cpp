@@ -10,6 +10,8 @@
 
 using namespace cellar;
 
+namespace slot_pool_test {
+
 namespace {
 
 /// The pool's contract, the simple way.
@@ -87,3 +89,5 @@ TEST_CASE("a slot pool is a map of least recently used replacement, whatever is 
     }
   }
 }
+
+}  // namespace slot_pool_test

@@ -12,6 +12,8 @@
 
 using namespace cellar;
 
+namespace snapshot_test {
+
 namespace {
 
 template <int D>
@@ -91,7 +93,7 @@ TEST_CASE("a restored sequence goes on bit for bit as the saved one, in a cache 
     }
     std::filesystem::remove(path);
   };
-  for_each_scheme<16>(check);
+  for_each_scheme<32>(check);
   check(std::type_identity<shared_planes<16>>{});
   check(std::type_identity<sealing_yakv<16>>{});
   check(std::type_identity<in_file<sealing_yakv<16>>>{});
@@ -255,7 +257,7 @@ struct failing_file {
 }  // namespace
 
 TEST_CASE("saving that fails at any call leaves the old snapshot, restoring that fails changes nothing") {
-  using Scheme = scheme::quest<16, float>;
+  using Scheme = scheme::quest<32, float>;
   auto const path = scratch_path();
   reference<Scheme> ref(2, 2, 2, 54);
   auto const data = ref.sequence(2000, 2100);
@@ -360,3 +362,5 @@ TEST_CASE("a restored sequence that has more near than a step leaves room for is
   CHECK_NOTHROW(narrow.cache.plan(narrow.on, {&two, 1}));
   std::filesystem::remove(path);
 }
+
+}  // namespace snapshot_test

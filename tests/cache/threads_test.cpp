@@ -5,6 +5,8 @@
 
 using namespace cellar;
 
+namespace threads_test {
+
 namespace {
 
 template <int D>
@@ -47,7 +49,7 @@ TEST_CASE("eight threads over many small sequences give what one gives") {
     bool const is_same = outputs<Scheme>(host::executor(pool)) == outputs<Scheme>(host::executor());
     REQUIRE(is_same);
   };
-  for_each_scheme<16>(check);
+  for_each_scheme<32>(check);
   check(std::type_identity<sealing<16>>{});
   check(std::type_identity<shared_planes<16>>{});
 }
@@ -61,7 +63,7 @@ TEST_CASE("eight threads that fetch from a file, into the pool and past it, give
       REQUIRE(is_same);
     }
   };
-  check(std::type_identity<scheme::quest<16, float>>{});
+  check(std::type_identity<scheme::quest<32, float>>{});
   check(std::type_identity<sealing<16>>{});
   check(std::type_identity<shared_planes<16>>{});
 }
@@ -79,3 +81,5 @@ TEST_CASE("eight threads prefetch blocks while none is there, again and again") 
     t.step({0, 1}, {1, 1}, rounding, i % 5 == 0);
   }
 }
+
+}  // namespace threads_test

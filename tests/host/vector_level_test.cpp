@@ -32,6 +32,24 @@ void for_levels(F const& f) {
   }
 }
 
+/// The nearest T, of any type that rows are stored in.
+template <class T>
+T rounded(float x) {
+  if constexpr (std::is_same_v<T, std::int8_t>)
+    return std::int8_t(std::clamp(x * 40, -128.0f, 127.0f));
+  else if constexpr (std::is_same_v<T, e4m3>)
+    return to_e4m3(x);
+  else
+    return from_float<T>(x);
+}
+template <class T>
+float value(T x) {
+  if constexpr (std::is_same_v<T, std::int8_t>)
+    return float(x);
+  else
+    return to_float(x);
+}
+
 /// Rows of D scalars at odd addresses, no two rows at one distance, and their values.
 template <class T>
 struct scattered_rows {
@@ -39,9 +57,9 @@ struct scattered_rows {
     for (i64 i = 0, at = 1; i < count; ++i) {
       std::byte* const row = bytes.data() + at;
       for (int c = 0; c < d; ++c) {
-        T const x = from_float<T>(r.normal());
+        T const x = rounded<T>(r.normal());
         std::memcpy(row + c * int(sizeof(T)), &x, sizeof x);
-        values[std::size_t(i * d + c)] = to_float(x);
+        values[std::size_t(i * d + c)] = value(x);
       }
       rows.push_back(row);
       at += d * i64(sizeof(T)) + i % 9;
@@ -115,18 +133,18 @@ void check_lanes() {
   for (i64 const channels : {8, 24, 128, 512})
     for (i64 const heads : {1, 2, 3, 4, 5, 8}) {
       std::vector<T> tile(std::size_t(channels * Lanes));
-      for (T& x : tile) x = from_float<T>(r.normal());
+      for (T& x : tile) x = rounded<T>(r.normal());
       auto const q = r.normals(heads * channels);
       for_levels([&](serial_team t) {
         std::vector<float> out(std::size_t(heads * 40), 7.0f), alone(Lanes);
-        score_lanes<T, Lanes>(t, q.data(), channels, heads, channels, reinterpret_cast<std::byte const*>(tile.data()),
-                              matrix_view<float>{out.data(), heads, 40, Lanes});
+        score_lanes<T>(t, q.data(), channels, heads, channels, reinterpret_cast<std::byte const*>(tile.data()), Lanes,
+                       matrix_view<float>{out.data(), heads, 40, Lanes});
         bool right = true;
         for (i64 h = 0; h < heads; ++h)
           for (int b = 0; b < 40; ++b) {
             double sum = 0, size = 0;
             for (i64 c = 0; c < channels && b < Lanes; ++c) {
-              double const x = double(q[std::size_t(h * channels + c)]) * double(to_float(tile[std::size_t(c * Lanes + b)]));
+              double const x = double(q[std::size_t(h * channels + c)]) * double(value(tile[std::size_t(c * Lanes + b)]));
               sum += x;
               size += std::abs(x);
             }
@@ -135,8 +153,8 @@ void check_lanes() {
           }
         CAPTURE(channels, heads);
         REQUIRE(right);
-        score_lanes<T, Lanes>(t, q.data() + (heads - 1) * channels, channels, 1, channels, reinterpret_cast<std::byte const*>(tile.data()),
-                              matrix_view<float>{alone.data(), 1, Lanes, Lanes});
+        score_lanes<T>(t, q.data() + (heads - 1) * channels, channels, 1, channels, reinterpret_cast<std::byte const*>(tile.data()), Lanes,
+                       matrix_view<float>{alone.data(), 1, Lanes, Lanes});
         REQUIRE(std::equal(alone.begin(), alone.end(), out.end() - 40));
       });
     }
@@ -148,6 +166,8 @@ void check_widen() {
   for (std::uint32_t bits = 0; bits < 0x10000u; ++bits) {
     if constexpr (std::is_same_v<T, float>)
       all.push_back(bit_cast<float>(bits << 16 | bits));
+    else if constexpr (sizeof(T) == 1)  // but for the two codes of fp8 that are no number, which codecs do not store
+      all.push_back(bit_cast<T>(std::uint8_t(std::is_same_v<T, e4m3> && (bits & 0x7fu) == 0x7fu ? 0x7eu : bits)));
     else
       all.push_back(T{std::uint16_t(bits)});
   }
@@ -157,7 +177,7 @@ void check_widen() {
       widen<T>(t, reinterpret_cast<std::byte const*>(all.data()), count, to.data());
       bool right = to.back() == 7.0f;
       for (std::size_t i = 0; i < std::size_t(count); ++i) {
-        float const expected = to_float(all[i]);
+        float const expected = value(all[i]);
         right &= expected != expected ? to[i] != to[i] : bit_cast<std::uint32_t>(to[i]) == bit_cast<std::uint32_t>(expected);
       }
       REQUIRE(right);
@@ -188,16 +208,38 @@ TEST_CASE("the best vector level is supported, portable is everywhere, and execu
 TEST_CASE("rows of f32: dot products and weighted sums at every level") { check_rows<float>(); }
 TEST_CASE("rows of f16: dot products and weighted sums at every level") { check_rows<f16>(); }
 TEST_CASE("rows of bf16: dot products and weighted sums at every level") { check_rows<bf16>(); }
+TEST_CASE("rows of int8: dot products and weighted sums at every level") { check_rows<std::int8_t>(); }
+TEST_CASE("rows of fp8: dot products and weighted sums at every level") { check_rows<e4m3>(); }
 TEST_CASE("interleaved rows are scored at every level") {
   check_lanes<float, 16>();
   check_lanes<f16, 16>();
   check_lanes<bf16, 16>();
   check_lanes<bf16, 32>();
+  check_lanes<std::int8_t, 32>();
+  check_lanes<e4m3, 32>();
+  check_lanes<f16, 8>();
+  check_lanes<bf16, 21>();
 }
 TEST_CASE("stored scalars are widened exactly at every level") {
   check_widen<float>();
   check_widen<f16>();
   check_widen<bf16>();
+  check_widen<std::int8_t>();
+  check_widen<e4m3>();
+}
+
+TEST_CASE("products element by element at every level") {
+  random_numbers r(12);
+  for (i64 n = 0; n <= 40; ++n) {
+    auto const x = r.normals(n), by = r.normals(n);
+    for_levels([&](serial_team t) {
+      auto y = x;
+      y.push_back(7.0f);
+      multiply(t, y.data(), by.data(), n);
+      for (std::size_t i = 0; i < std::size_t(n); ++i) REQUIRE(y[i] == x[i] * by[i]);
+      REQUIRE(y.back() == 7.0f);
+    });
+  }
 }
 
 TEST_CASE("exp is right within 2 ulp down to -87, and 0 at -104, beyond, and at -infinity, at every level") {
@@ -401,8 +443,8 @@ TEST_CASE("scores from codes are the sums of table entries, for groups of one to
                 for (int byte = 0; byte < bytes; ++byte) {
                   auto const code = int(codes[std::size_t(byte * lanes + lane)]);
                   for (int half = 0; half < per_byte; ++half) {
-                    int const point = Points == 16 ? code >> (4 * half) & 15 : code;
-                    double const x = double(table[std::size_t(((byte * per_byte + half) * Points + point) * group + g)]);
+                    int const point = Points == 16 ? code >> (4 * half) & 15 : code, at = byte * per_byte + half;
+                    double const x = double(table[std::size_t(Points == 16 ? (at * group + g) * 16 + point : (at * 256 + point) * group + g)]);
                     sum += x;
                     size += std::abs(x);
                   }

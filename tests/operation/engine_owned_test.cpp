@@ -25,11 +25,11 @@ void check(std::vector<i64> lengths, int steps_taken) {
     auto const& data = t.data[std::size_t(s)];
     i64 const n = lengths[std::size_t(s)], blocks = std::max<i64>(0, n - b.sinks - b.window) / Scheme::block_tokens;
     sealed.push_back(blocks);
-    std::vector<float> scratch(std::size_t(on.workers() * operation::prompt_scratch_floats<Scheme, float>(shape, n)));
+    std::vector<float> scratch(std::size_t(on.workers() * operation::prompt_scratch_floats<Scheme>(shape, n, scalar_type::f32)));
     sequence_step const step{.slot = s, .pages = mine.pages_of(s, blocks), .sealed = blocks, .length = n};
-    prompt_layer<Scheme, float> const layer{mine.layer(), packed_heads<float const>(data.keys.data(), n, 2, d),
-                                            packed_heads<float const>(data.values.data(), n, 2, d)};
-    host::seal_prompt<Scheme, float>(on, mine.map, {&layer, 1}, step, {scratch.data(), i64(scratch.size())});
+    prompt_layer<Scheme> const layer{mine.layer(), packed_heads<float const>(data.keys.data(), n, 2, d),
+                                     packed_heads<float const>(data.values.data(), n, 2, d)};
+    host::seal_prompt<Scheme>(on, mine.map, {&layer, 1}, step, {scratch.data(), i64(scratch.size())});
   }
   for (int i = 0; i < steps_taken; ++i) {
     auto const expected = t.step({0, 1}, {1, 1}, 0, false);
@@ -70,7 +70,7 @@ TEST_CASE("operations over an engine's own paged memory do what the cache does, 
 }
 
 TEST_CASE("lengths n * B + r for every r: padding that is NaN in near memory, far memory, summaries and states reaches no result") {  // H15
-  for_each_scheme<16>([]<class Scheme>(std::type_identity<Scheme>) {
+  for_each_scheme<32>([]<class Scheme>(std::type_identity<Scheme>) {
     constexpr i64 page = memory_map<Scheme>::page_tokens, near = 3 + 9;  // of sinks and window
     for (i64 n = 1; n <= 2 * Scheme::block_tokens + near + 2; ++n) check<Scheme>({n, 1}, 3);
     for (i64 n = page + near - 2; n <= page + near + 18; ++n) check<Scheme>({n, n / 2}, 2);
@@ -120,8 +120,8 @@ TEST_CASE("operations refuse a step that its memory cannot hold, before they wri
   CHECK_THROWS_WITH(
       (host::select_blocks<Scheme, float>(on, mine.map, mine.layer(), {&many, 1}, q, mine.sizes, mine.workspace, mine.ids.data(), mine.counts.data())),
       contains("decode_workspace::selected"));
-  prompt_layer<Scheme, float> const layer{mine.layer(), packed_heads<float const>(rows.data(), 100, 2, 32), packed_heads<float const>(rows.data(), 100, 2, 32)};
-  auto const seal = [&](sequence_step const& step) { host::seal_prompt<Scheme, float>(on, mine.map, {&layer, 1}, step, {}); };
+  prompt_layer<Scheme> const layer{mine.layer(), packed_heads<float const>(rows.data(), 100, 2, 32), packed_heads<float const>(rows.data(), 100, 2, 32)};
+  auto const seal = [&](sequence_step const& step) { host::seal_prompt<Scheme>(on, mine.map, {&layer, 1}, step, {}); };
   CHECK_THROWS_WITH(seal({.pages = mine.pages_of(0, 0), .sealed = 5, .length = 100}), contains("page table"));
   CHECK_THROWS_WITH(seal({.pages = mine.pages_of(0, 8), .sealed = 7, .length = 100}), contains("exceed the prompt"));
   CHECK_THROWS_WITH(seal({.pages = mine.pages_of(0, 8), .sealed = 3, .length = 100}), contains("tail_rows"));

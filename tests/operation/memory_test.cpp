@@ -63,12 +63,11 @@ std::vector<float> outputs(i64 slot, i64 first_page) {
   auto const sealed_at = [&](i64 length) { return (length - b.sinks - b.window) / Scheme::block_tokens; };
   auto const pages_for = [&](i64 sealed) { return row_view<page_id const>{table.data(), ceil_div(sealed, map_type::page_blocks)}; };
   i64 sealed = sealed_at(150);
-  std::vector<float> scratch(std::size_t(operation::prompt_scratch_floats<Scheme, float>(shape, 150)));
-  prompt_layer<Scheme, float> const layer{memory, packed_heads<float const>(data.keys.data(), 150, 2, d),
-                                          packed_heads<float const>(data.values.data(), 150, 2, d)};
+  std::vector<float> scratch(std::size_t(operation::prompt_scratch_floats<Scheme>(shape, 150, scalar_type::f32)));
+  prompt_layer<Scheme> const layer{memory, packed_heads<float const>(data.keys.data(), 150, 2, d), packed_heads<float const>(data.values.data(), 150, 2, d)};
   host::executor const on;
-  host::seal_prompt<Scheme, float>(on, map, {&layer, 1}, {.slot = slot, .pages = pages_for(sealed), .sealed = sealed, .length = 150},
-                                   {scratch.data(), i64(scratch.size())});
+  host::seal_prompt<Scheme>(on, map, {&layer, 1}, {.slot = slot, .pages = pages_for(sealed), .sealed = sealed, .length = 150},
+                            {scratch.data(), i64(scratch.size())});
   std::vector<float> all;
   for (i64 length = 151; length <= 180; ++length) {
     i64 const before = sealed;
@@ -201,7 +200,7 @@ TEST_CASE("a page is copied with every plane of its blocks and every summary, ov
     }
     CHECK(mine.summaries == summaries_before);
   };
-  for_each_scheme<16>(check);
+  for_each_scheme<32>(check);
   check(std::type_identity<in_token_major<16>>{});
   check(std::type_identity<in_head_major<16>>{});
 }

@@ -160,9 +160,7 @@ class cache {
     i64 const sealed = sealable_blocks(tokens, 0), needed = pages_for(sealed);
     expects<capacity_error>(needed <= i64(free_pages_.size()),
                             "finish_prompt: capacity exceeded: far memory (limits.far_tokens) is full; free a sequence first");
-    if (s.staging.type == scalar_type::f32) seal_staged(on, s, number(id), sealed, staging_of<float>(s));
-    if (s.staging.type == scalar_type::f16) seal_staged(on, s, number(id), sealed, staging_of<f16>(s));
-    if (s.staging.type == scalar_type::bf16) seal_staged(on, s, number(id), sealed, staging_of<bf16>(s));
+    seal_staged(on, s, number(id), sealed);
     s.prompt_tokens = s.length = tokens;
     s.sealed = sealed;
     s.selected_blocks = operation::budget_blocks<Scheme>(budget_, tokens);
@@ -508,16 +506,11 @@ class cache {
   /// Bytes that finish_prompt allocates for each worker, for a prompt staged in T.
   template <storage_scalar T>
   i64 prompt_scratch_bytes(i64 tokens) const {
-    return operation::prompt_scratch_floats<Scheme, T>(map_.shape, tokens) * i64(sizeof(float));
+    return operation::prompt_scratch_floats<Scheme>(map_.shape, tokens, type_of<T>) * i64(sizeof(float));
   }
 
  private:
   enum class phase { free, prompt, decode };
-  enum class scalar_type { f32, f16, bf16 };
-  template <class T>
-  static constexpr scalar_type type_of = std::is_same_v<T, float> ? scalar_type::f32
-                                         : std::is_same_v<T, f16> ? scalar_type::f16
-                                                                  : scalar_type::bf16;
   struct erased_staging {
     void* keys = nullptr;
     void* values = nullptr;
@@ -854,23 +847,27 @@ class cache {
   static float largest_key() { return std::min(largest_near<typename Scheme::key_codec>(), largest_near<typename Scheme::summary>()); }
   static float largest_value() { return largest_near<typename Scheme::value_codec>(); }
   /// Checks and seals all layers; nothing of the sequence has changed when an error leaves.
-  template <class T>
-  void seal_staged(Executor const& on, sequence& s, i64 slot, i64 sealed, prompt_staging<T> staging) {
+  void seal_staged(Executor const& on, sequence& s, i64 slot, i64 sealed) {
     i64 const tokens = s.filled[0];
-    std::vector<prompt_layer<Scheme, T>> layers;
-    for (int layer = 0; layer < map_.shape.layers; ++layer) {
-      auto const [k, v] = staged(staging, layer, tokens);
-      expects(are_storable<T>(on, k, largest_key()) && are_storable<T>(on, v, largest_value()),
-              "finish_prompt: a staged key or value is NaN or infinite, or too large for the scheme's storage types");
-      layers.push_back({memory(layer), k, v});
-    }
-    std::vector<float> scratch(std::size_t(on.workers() * operation::prompt_scratch_floats<Scheme, T>(map_.shape, tokens)));
+    std::vector<prompt_layer<Scheme>> layers;
+    auto const add = [&]<class T>(prompt_staging<T> const& staging) {
+      for (int layer = 0; layer < map_.shape.layers; ++layer) {
+        auto const [k, v] = staged(staging, layer, tokens);
+        expects(are_storable<T>(on, k, largest_key()) && are_storable<T>(on, v, largest_value()),
+                "finish_prompt: a staged key or value is NaN or infinite, or too large for the scheme's storage types");
+        layers.push_back({memory(layer), k, v});
+      }
+    };
+    if (s.staging.type == scalar_type::f32) add(staging_of<float>(s));
+    if (s.staging.type == scalar_type::f16) add(staging_of<f16>(s));
+    if (s.staging.type == scalar_type::bf16) add(staging_of<bf16>(s));
+    std::vector<float> scratch(std::size_t(on.workers() * operation::prompt_scratch_floats<Scheme>(map_.shape, tokens, s.staging.type)));
     page_guard guard{*this, s, slot, 0};
     take_pages(s, slot, pages_for(sealed));
     for (int layer = 0; layer < map_.shape.layers; ++layer) forget_runs(layer, pages(slot), 0, sealed);
     sequence_step const step{.slot = slot, .pages = pages(slot), .sealed = sealed, .length = tokens};
-    seal_prompt<Scheme, T>(on, map_, row_view<prompt_layer<Scheme, T> const>{layers.data(), i64(layers.size())}, step,
-                           row_view<float>{scratch.data(), i64(scratch.size())});
+    seal_prompt<Scheme>(on, map_, row_view<prompt_layer<Scheme> const>{layers.data(), i64(layers.size())}, step,
+                        row_view<float>{scratch.data(), i64(scratch.size())});
     guard.kept = s.pages;
   }
   template <class T>

@@ -123,12 +123,15 @@ concept centred_codec = requires(C const& c) {
   { C::center_type::turns } -> std::convertible_to<bool>;
 };
 
-/// Stores rows as they are, as consecutive scalars: they can be read in place. A codec says so for itself by naming itself, so that what derives from it does
-/// not inherit the promise.
-template <class C, class Scalar>
+/// Stores a row as consecutive scalars, times one scale a row or none: attention reads it in place. A codec says so for itself by naming itself, so that what
+/// derives from it does not inherit the promise.
+///
+/// plain_scalar is float, f16, bf16, std::int8_t or e4m3; plain_scale a storage scalar, or void.
+template <class C>
 concept plain_codec = codec_facts<C> && requires {
   requires std::same_as<typename C::plain_rows_of, C>;
-  requires std::same_as<typename C::plain_scalar, Scalar>;
+  typename C::plain_scalar;
+  typename C::plain_scale;
 };
 
 /// Codes rows after an orthogonal transform that is the same for all of them: attention can stay there, and turn queries and outputs instead of rows.
@@ -177,6 +180,33 @@ struct plain_query {
   template <int D, team Team>
   CELLAR_HD void prepare_query(Team& t, float const* q, std::byte* prepared) const {
     for (int c = int(t.rank()); c < D; c += int(t.size())) reinterpret_cast<float*>(prepared)[c] = q[c];
+  }
+};
+
+/// The code_scorer of a plain_codec: dot products of interleaved rows, times their scales.
+template <class Scalar, class Scale>
+struct plain_scorer : plain_query {
+  using plain_scalar = Scalar;
+  using plain_scale = Scale;
+  static constexpr int query_group = 8;
+
+  template <int D, team Team>
+  CELLAR_HD void prepare_group(Team& t, matrix_view<float const, D> queries, std::byte* prepared) const {
+    for (i64 g = 0; g < queries.rows; ++g) plain_query::prepare_query<D>(t, queries.row(g), prepared + g * query_bytes(D));
+  }
+  template <int D, team Team>
+  CELLAR_HD void score_group(Team& t, std::byte const* prepared, int count, std::byte const* codes, std::byte const* scales, int lanes,
+                             matrix_view<float> scores) const {
+    score_lanes<Scalar>(t, reinterpret_cast<float const*>(prepared), query_bytes(D) / i64(sizeof(float)), count, D, codes, lanes, scores);
+    if constexpr (!std::is_void_v<Scale>)
+      for (int lane = int(t.rank()); lane < lanes; lane += int(t.size())) {
+        float const s = load_float<Scale>(scales + lane * i64(sizeof(Scale)));
+        for (i64 g = 0; g < count; ++g) scores(g, lane) *= s;
+      }
+  }
+  template <int D, team Team>
+  CELLAR_HD void score_codes(Team& t, std::byte const* prepared, std::byte const* codes, std::byte const* scales, int lanes, float* scores) const {
+    score_group<D>(t, prepared, 1, codes, scales, lanes, matrix_view<float>{scores, 1, lanes, lanes});
   }
 };
 

@@ -17,12 +17,13 @@ struct unscaled {};
 /// Source    Micikevicius et al., arXiv:2209.05433; unscaled keys and values: arXiv:2604.08426, serving path
 template <class Scale = bf16>
   requires(storage_scalar<Scale> || std::is_same_v<Scale, unscaled>)
-struct fp8_e4m3 : cellar::detail::plain_query {
+struct fp8_e4m3 : cellar::detail::plain_scorer<e4m3, std::conditional_t<std::is_same_v<Scale, unscaled>, void, Scale>> {
   static constexpr bool is_scaled = !std::is_same_v<Scale, unscaled>;
   static constexpr bool is_exact = false;
   static constexpr scope head_scope = scope::one_head;
   static constexpr int token_group = 1;
   static constexpr int code_unit = 1;
+  using plain_rows_of = fp8_e4m3;
 
   /// Half of what f32 and the scale hold: s is rounded up, and 448 s must be finite.
   CELLAR_HD constexpr float largest(i64) const {
@@ -53,17 +54,8 @@ struct fp8_e4m3 : cellar::detail::plain_query {
     for (i64 r = t.rank(); r < y.rows; r += t.size()) {
       float const s = scale(from.scales + r * from.scale_stride);
       std::byte const* const codes = from.codes + r * from.code_stride;
-      for (i64 c = 0; c < y.columns(); ++c) y(r, c) = to_float(e4m3{std::uint8_t(codes[c])}) * s;
-    }
-  }
-
-  template <int D, team Team>
-  CELLAR_HD void score_codes(Team& t, std::byte const* prepared, std::byte const* codes, std::byte const* scales, int lanes, float* scores) const {
-    auto const* const q = reinterpret_cast<float const*>(prepared);
-    for (int lane = int(t.rank()); lane < lanes; lane += int(t.size())) {
-      float sum = 0;
-      for (int c = 0; c < D; ++c) sum += q[c] * to_float(e4m3{std::uint8_t(codes[i64(c) * lanes + lane])});
-      scores[lane] = sum * scale(scales + lane * scale_bytes);
+      widen<e4m3>(t, codes, y.columns(), y.row(r));
+      for (i64 c = 0; c < y.columns(); ++c) y(r, c) *= s;
     }
   }
 
@@ -77,6 +69,6 @@ struct fp8_e4m3 : cellar::detail::plain_query {
       return 1;
   }
 };
-static_assert(code_scorer<fp8_e4m3<>> && code_scorer<fp8_e4m3<float>> && code_scorer<fp8_e4m3<unscaled>>);
+static_assert(plain_codec<fp8_e4m3<>> && group_code_scorer<fp8_e4m3<>> && code_scorer<fp8_e4m3<float>> && code_scorer<fp8_e4m3<unscaled>>);
 
 }  // namespace cellar::codec

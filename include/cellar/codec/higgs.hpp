@@ -103,7 +103,7 @@ struct higgs : bound_head<Scope> {
     }
   }
 
-  /// A prepared query is a table of partial scores, [channels / Dimension][Points][query of the group]: scoring a row is look-ups and one product.
+  /// A prepared query is a table of partial scores, as cellar::score_codes has it: scoring a row is look-ups and one product.
   CELLAR_HD i64 query_bytes(i64 channels) const { return this->head_count() * channels / Dimension * Points * i64(sizeof(float)); }
 
   static constexpr int query_group = 4;
@@ -123,7 +123,7 @@ struct higgs : bound_head<Scope> {
         for (int p = 0; p < Points; ++p) {
           float s = 0;
           for (int i = 0; i < Dimension; ++i) s += rotated[sub * Dimension + i] * by_coordinate[std::size_t(i * Points + p)];
-          table[(sub * Points + p) * group + g] = s;
+          table[Points == 16 ? (sub * group + g) * 16 + p : (sub * Points + p) * group + g] = s;
         }
     }
   }

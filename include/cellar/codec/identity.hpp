@@ -7,13 +7,12 @@ namespace cellar::inline CELLAR_ABI::codec {
 ///
 /// Bytes  head_dim * sizeof(Scalar), no scales
 template <storage_scalar Scalar>
-struct identity : cellar::detail::plain_query {
+struct identity : cellar::detail::plain_scorer<Scalar, void> {
   static constexpr bool is_exact = true;
   static constexpr scope head_scope = scope::one_head;
   static constexpr int token_group = 1;
   static constexpr int code_unit = sizeof(Scalar);
   using plain_rows_of = identity;
-  using plain_scalar = Scalar;
 
   CELLAR_HD constexpr float largest(i64) const { return cellar::largest<Scalar>; }
   CELLAR_HD constexpr row_bytes bytes(i64 channels) const { return {channels * i64(sizeof(Scalar)), 0}; }
@@ -27,16 +26,7 @@ struct identity : cellar::detail::plain_query {
   CELLAR_HD void decode(Team& t, row_parts<std::byte const> from, matrix_view<float, D> y) const {
     for (i64 r = t.rank(); r < y.rows; r += t.size()) widen<Scalar>(t, from.codes + r * from.code_stride, y.columns(), y.row(r));
   }
-
-  template <int D, team Team>
-  CELLAR_HD void score_codes(Team& t, std::byte const* prepared, std::byte const* codes, std::byte const*, int lanes, float* scores) const {
-    auto const* q = reinterpret_cast<float const*>(prepared);
-    for (int lane = int(t.rank()); lane < lanes; lane += int(t.size())) scores[lane] = 0;
-    for (int c = 0; c < D; ++c)  // lanes innermost: they are neighbours in memory, and independent sums
-      for (int lane = int(t.rank()); lane < lanes; lane += int(t.size()))
-        scores[lane] += q[c] * to_float(detail::load<Scalar>(codes + (i64(c) * lanes + lane) * code_unit));
-  }
 };
-static_assert(code_scorer<identity<float>> && code_scorer<identity<f16>> && code_scorer<identity<bf16>>);
+static_assert(plain_codec<identity<float>> && group_code_scorer<identity<f16>> && code_scorer<identity<bf16>>);
 
 }  // namespace cellar::codec

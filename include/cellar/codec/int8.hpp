@@ -11,11 +11,12 @@ namespace cellar::inline CELLAR_ABI::codec {
 /// Bytes     C codes and one Scale a row
 /// Error     at most s / 2 a channel; 2^-142 where f32 underflows
 template <storage_scalar Scale = bf16>
-struct int8 : cellar::detail::plain_query {
+struct int8 : cellar::detail::plain_scorer<std::int8_t, Scale> {
   static constexpr bool is_exact = false;
   static constexpr scope head_scope = scope::one_head;
   static constexpr int token_group = 1;
   static constexpr int code_unit = 1;
+  using plain_rows_of = int8;
 
   /// Half of what f32 and the scale hold: s is rounded up, and 127 s must be finite.
   CELLAR_HD constexpr float largest(i64) const {
@@ -43,20 +44,11 @@ struct int8 : cellar::detail::plain_query {
     for (i64 r = t.rank(); r < y.rows; r += t.size()) {
       float const s = to_float(detail::load<Scale>(from.scales + r * from.scale_stride));
       std::byte const* const codes = from.codes + r * from.code_stride;
-      for (i64 c = 0; c < y.columns(); ++c) y(r, c) = float(std::int8_t(codes[c])) * s;
-    }
-  }
-
-  template <int D, team Team>
-  CELLAR_HD void score_codes(Team& t, std::byte const* prepared, std::byte const* codes, std::byte const* scales, int lanes, float* scores) const {
-    auto const* const q = reinterpret_cast<float const*>(prepared);
-    for (int lane = int(t.rank()); lane < lanes; lane += int(t.size())) {
-      float sum = 0;
-      for (int c = 0; c < D; ++c) sum += q[c] * float(std::int8_t(codes[i64(c) * lanes + lane]));
-      scores[lane] = sum * to_float(detail::load<Scale>(scales + lane * i64(sizeof(Scale))));
+      widen<std::int8_t>(t, codes, y.columns(), y.row(r));
+      for (i64 c = 0; c < y.columns(); ++c) y(r, c) *= s;
     }
   }
 };
-static_assert(code_scorer<int8<>> && code_scorer<int8<float>>);
+static_assert(plain_codec<int8<>> && group_code_scorer<int8<>> && code_scorer<int8<float>>);
 
 }  // namespace cellar::codec

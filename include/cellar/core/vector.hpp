@@ -19,7 +19,7 @@ struct row_pointers {
   i64 next_count = 0;
 };
 
-/// Kernels over rows stored as T.
+/// Kernels over rows stored as T: float, f16, bf16, std::int8_t or e4m3.
 template <class T>
 struct row_kernels {
   void (*dot_rows)(float const* queries, i64 query_stride, i64 queries_count, int channels, row_pointers keys, float* out, i64 out_stride);
@@ -29,11 +29,24 @@ struct row_kernels {
   void (*widen)(std::byte const* from, i64 count, float* to);
 };
 
+/// Kernels over scalars of a type that numbers are rounded to: float, f16 or bf16.
+template <class T>
+struct scalar_kernels {
+  void (*narrow)(float const* from, i64 count, std::byte* to);
+  bool (*are_within)(std::byte const* from, i64 count, float most);
+};
+
 /// One instruction set's inner loops.
 struct vector_kernels {
   row_kernels<float> f32;
   row_kernels<f16> half;
   row_kernels<bf16> brain;
+  row_kernels<std::int8_t> bytes;
+  row_kernels<e4m3> fp8;  ///< A code that is no number is read as 480: codecs store none.
+  scalar_kernels<float> f32_scalars;
+  scalar_kernels<f16> half_scalars;
+  scalar_kernels<bf16> brain_scalars;
+  void (*multiply)(float* x, float const* by, i64 count);
   float (*exponentials)(float* x, i64 count, float reference);
   float (*largest)(float const* x, i64 count);
   float (*sum_of_exponentials)(float const* x, i64 count, float reference);
@@ -52,8 +65,21 @@ struct vector_kernels {
       return f32;
     else if constexpr (std::is_same_v<T, f16>)
       return half;
-    else
+    else if constexpr (std::is_same_v<T, bf16>)
       return brain;
+    else if constexpr (std::is_same_v<T, std::int8_t>)
+      return bytes;
+    else
+      return fp8;
+  }
+  template <storage_scalar T>
+  CELLAR_HD constexpr scalar_kernels<T> const& scalars() const {
+    if constexpr (std::is_same_v<T, float>)
+      return f32_scalars;
+    else if constexpr (std::is_same_v<T, f16>)
+      return half_scalars;
+    else
+      return brain_scalars;
   }
 };
 
@@ -78,7 +104,10 @@ template <class T>
 CELLAR_HD float load_float(std::byte const* from) {
   T x;
   memcpy(&x, from, sizeof x);
-  return to_float(x);
+  if constexpr (std::is_same_v<T, std::int8_t>)
+    return float(x);
+  else
+    return to_float(x);
 }
 
 }  // namespace detail
@@ -109,17 +138,17 @@ CELLAR_HD void add_weighted_rows(Team& t, float const* weights, i64 stride, row_
       for (int c = 0; c < D; ++c) sums(r, c) += weights[r * stride + i] * detail::load_float<T>(values.rows[i] + c * int(sizeof(T)));
 }
 
-/// out(r, b) = sum over c of queries(r, c) * tile[c][b]: rows that lie interleaved, [channels][Lanes] of T. A member computes the lanes rank, rank + size, ...
+/// out(r, b) = sum over c of queries(r, c) * tile[c][b]: rows that lie interleaved, [channels][lanes] of T. A member computes the lanes rank, rank + size, ...
 ///
-/// Shapes  queries [count, channels], row r at queries + r * query_stride; out [count, Lanes]
-template <class T, int Lanes, team Team>
-CELLAR_HD void score_lanes(Team& t, float const* queries, i64 query_stride, i64 count, i64 channels, std::byte const* tile, matrix_view<float> out) {
+/// Shapes  queries [count, channels], row r at queries + r * query_stride; out [count, lanes]
+template <class T, team Team>
+CELLAR_HD void score_lanes(Team& t, float const* queries, i64 query_stride, i64 count, i64 channels, std::byte const* tile, int lanes, matrix_view<float> out) {
   if (auto const* const k = detail::kernels_of(t))
-    return k->template of<T>().score_lanes(queries, query_stride, count, channels, tile, Lanes, out.data, out.stride);
-  for (i64 b = t.rank(); b < Lanes; b += t.size())
+    return k->template of<T>().score_lanes(queries, query_stride, count, channels, tile, lanes, out.data, out.stride);
+  for (i64 b = t.rank(); b < lanes; b += t.size())
     for (i64 r = 0; r < count; ++r) {
       float s = 0;
-      for (i64 c = 0; c < channels; ++c) s += queries[r * query_stride + c] * detail::load_float<T>(tile + (c * Lanes + b) * i64(sizeof(T)));
+      for (i64 c = 0; c < channels; ++c) s += queries[r * query_stride + c] * detail::load_float<T>(tile + (c * lanes + b) * i64(sizeof(T)));
       out(r, b) = s;
     }
 }
@@ -129,6 +158,35 @@ template <class T, team Team>
 CELLAR_HD void widen(Team const& t, std::byte const* from, i64 count, float* to) {
   if (auto const* const k = detail::kernels_of(t)) return k->template of<T>().widen(from, count, to);
   for (i64 i = 0; i < count; ++i) to[i] = detail::load_float<T>(from + i * i64(sizeof(T)));
+}
+
+/// The i-th of `count` scalars stored as T = from[i], rounded to nearest, ties to even: one member's work.
+template <class T, team Team>
+CELLAR_HD void narrow(Team const& t, float const* from, i64 count, std::byte* to) {
+  if (auto const* const k = detail::kernels_of(t)) return k->template scalars<T>().narrow(from, count, to);
+  for (i64 i = 0; i < count; ++i) {
+    T const x = from_float<T>(from[i]);
+    memcpy(to + i * i64(sizeof(T)), &x, sizeof x);
+  }
+}
+
+/// Whether `count` scalars stored as T are numbers of at most that magnitude: one member's work.
+template <class T, team Team>
+CELLAR_HD bool are_within(Team const& t, std::byte const* from, i64 count, float most) {
+  if (auto const* const k = detail::kernels_of(t)) return k->template scalars<T>().are_within(from, count, most);
+  bool all = true;
+  for (i64 i = 0; i < count; ++i) {
+    float const x = detail::load_float<T>(from + i * i64(sizeof(T)));
+    all &= (x < 0 ? -x : x) <= most;
+  }
+  return all;
+}
+
+/// x[i] *= by[i]: one member's work.
+template <team Team>
+CELLAR_HD void multiply(Team const& t, float* x, float const* by, i64 count) {
+  if (auto const* const k = detail::kernels_of(t)) return k->multiply(x, by, count);
+  for (i64 i = 0; i < count; ++i) x[i] *= by[i];
 }
 
 /// x[i] = exp(x[i] - reference) for x[i] <= reference; 0 for -infinity. Returns their sum. One member's work.
@@ -211,7 +269,7 @@ CELLAR_HD void grid_points(Team const& t, std::uint8_t const* codes, int count, 
 /// out(g, lane) = a lane's scale times the sum of its table entries for query g: Points is 256, a code a byte, or 16, two of them, the low four bits first.
 /// Members take the lanes rank, rank + size, ...
 ///
-/// Shapes    table [codes][Points][group], codes [bytes][lanes], scales [lanes] of Scale, out [group, lanes]
+/// Shapes    table [codes][256][group] or [codes][group][16], codes [bytes][lanes], scales [lanes] of Scale, out [group, lanes]
 /// Requires  a group of 1 to 4
 template <int Points, class Scale, team Team>
 CELLAR_HD void score_codes(Team const& t, float const* table, int group, std::byte const* codes, int bytes, std::byte const* scales, int lanes,
@@ -234,7 +292,7 @@ CELLAR_HD void score_codes(Team const& t, float const* table, int group, std::by
         if constexpr (Points == 256)
           s += table[(byte * Points + code) * group + g];
         else
-          s += table[(2 * byte * Points + (code & 15)) * group + g] + table[((2 * byte + 1) * Points + (code >> 4)) * group + g];
+          s += table[(2 * byte * group + g) * 16 + (code & 15)] + table[((2 * byte + 1) * group + g) * 16 + (code >> 4)];
       }
       out(g, lane) = s * detail::load_float<Scale>(scales + lane * i64(sizeof(Scale)));
     }

@@ -54,9 +54,51 @@ struct heads_view {
   CELLAR_HD operator heads_view<T const>() const requires(!std::is_const_v<T>) { return {data, tokens, heads, head_dim, token_stride, head_stride}; }
 };
 
+/// Scalars that engines hold keys and values in, named at run time.
+enum class scalar_type : std::uint8_t { f32, f16, bf16 };
+template <storage_scalar T>
+inline constexpr scalar_type type_of = std::is_same_v<T, float> ? scalar_type::f32
+                                       : std::is_same_v<T, f16> ? scalar_type::f16
+                                                                : scalar_type::bf16;
+
+/// A heads_view whose scalar is a fact of run time: what reads it once is compiled once.
+struct any_heads_view {
+  void const* data = nullptr;
+  scalar_type type = scalar_type::f32;
+  i64 tokens = 0;
+  int heads = 0;
+  int head_dim = 0;
+  i64 token_stride = 0;
+  i64 head_stride = 0;
+
+  any_heads_view() = default;
+  template <class T>
+    requires storage_scalar<std::remove_const_t<T>> CELLAR_HD any_heads_view(heads_view<T> const& x)
+        : data(x.data),
+          type(type_of<std::remove_const_t<T>>),
+          tokens(x.tokens),
+          heads(x.heads),
+          head_dim(x.head_dim),
+          token_stride(x.token_stride),
+          head_stride(x.head_stride) {}
+
+    /// The view in T, which must be its type.
+    template <storage_scalar T>
+    CELLAR_HD heads_view<T const> as() const {
+      return {static_cast<T const*>(data), tokens, heads, head_dim, token_stride, head_stride};
+    }
+    /// f(the view in its type)
+    template <class F>
+    decltype(auto) visit(F const& f) const {
+      if (type == scalar_type::f16) return f(as<f16>());
+      if (type == scalar_type::bf16) return f(as<bf16>());
+      return f(as<float>());
+    }
+};
+
 /// True for a view of that many heads and channels whose strides are not zero where there are several rows.
 template <class T>
-CELLAR_HD bool is_rows_of(heads_view<T> x, int heads, int head_dim) {
+CELLAR_HD bool is_rows_of(T const& x, int heads, int head_dim) {
   return x.data && x.tokens > 0 && x.heads == heads && x.head_dim == head_dim && (x.tokens == 1 || x.token_stride != 0) && (heads == 1 || x.head_stride != 0);
 }
 

@@ -100,6 +100,15 @@ void gather_near(sequence_view<S> const& from, int head, i64 begin, i64 end, flo
       }
 }
 
+/// Rows [first, last) of the heads [first_head, last_head) in f32, packed.
+inline void read_rows(vector_kernels const* kernels, any_heads_view const& from, i64 first, i64 last, int first_head, int last_head, float* to) {
+  serial_team const t(nullptr, 0, kernels);
+  from.visit([&]<class T>(heads_view<T const> const& x) {
+    for (i64 i = first; i < last; ++i)
+      for (int h = first_head; h < last_head; ++h, to += x.head_dim) widen<T>(t, reinterpret_cast<std::byte const*>(x.row(i, h)), x.head_dim, to);
+  });
+}
+
 /// Chooses a prompt's outliers of one KV head, those of the lowest value by the scheme's rule, ties by lowest id, and has keep(block, i) store each.
 ///
 /// Requires  scratch: sealed floats and a block's rows
@@ -172,26 +181,31 @@ void append_tokens(executor const& on, memory_map<S> const& map, layer_memory<S>
 ///
 /// Blocks are coded from the rows as given; blocks that seal while decoding (append_tokens) from near memory, that is, rounded to near_scalar.
 ///
-/// Shapes      scratch [workers, prompt_scratch_floats<S, T>(shape, length)]
+/// Shapes      scratch [workers, prompt_scratch_floats<S>(shape, length, the scalar of keys and values)]
 /// Requires    step: slot, pages, sealed and length; finite rows
 /// Effects     writes near memory, state, tiles and far planes of that sequence; layers and KV heads run in parallel; allocates nothing
 /// Errors      precondition_error, before anything is written; those of a tier that is not read in place, and of policies that learn
 /// Complexity  O(length) for each layer
-template <offloading_scheme S, storage_scalar T>
-void seal_prompt(executor const& on, memory_map<S> const& map, row_view<prompt_layer<S, T> const> layers, sequence_step const& step, row_view<float> scratch) {
+template <offloading_scheme S>
+void seal_prompt(executor const& on, memory_map<S> const& map, row_view<prompt_layer<S> const> layers, sequence_step const& step, row_view<float> scratch) {
   constexpr int D = S::head_dim;
   using sizes = memory_map<S>;
+  expects(layers.count > 0, "seal_prompt: there are no layers");
+  scalar_type const type = layers[0].keys.type;
   int const heads = map.shape.kv_heads, groups = map.groups();
-  i64 const each = operation::prompt_scratch_floats<S, T>(map.shape, step.length), far_begin = map.sinks, far_end = map.sinks + step.sealed * S::block_tokens;
+  i64 const each = operation::prompt_scratch_floats<S>(map.shape, step.length, type), far_begin = map.sinks,
+            far_end = map.sinks + step.sealed * S::block_tokens;
   expects(scratch.count >= on.workers() * each, "seal_prompt: scratch is smaller than prompt_scratch_floats for each worker");
   expects(step.sealed >= 0 && (map.discards_far || step.sealed <= step.pages.count * sizes::page_blocks) && (step.sealed == 0 || far_end <= step.length),
           "seal_prompt: the sealed blocks exceed the prompt or its page table");
   expects(step.length - far_end <= map.tail_rows, "seal_prompt: memory_map::tail_rows is too small for the tokens after the sealed blocks");
-  for (auto const& layer : layers)
+  for (auto const& layer : layers) {
+    expects(layer.keys.type == type && layer.values.type == type, "seal_prompt: keys and values of all layers must have one scalar type");
     expects(is_rows_of(layer.keys, heads, D) && is_rows_of(layer.values, heads, D) && layer.keys.tokens >= step.length && layer.values.tokens >= step.length,
             "seal_prompt: keys and values must be [length, kv_heads, head_dim]");
+  }
   on.for_each(layers.count * groups, [&](i64 item, int worker) {
-    prompt_layer<S, T> const& layer = layers[item / groups];
+    prompt_layer<S> const& layer = layers[item / groups];
     int const head = int(item % groups);
     sequence_view<S> const to{map, layer.memory, step.slot, step.pages};
     float* const mine = scratch.data + worker * each;
@@ -202,14 +216,11 @@ void seal_prompt(executor const& on, memory_map<S> const& map, row_view<prompt_l
       int const first_head = Columns == dynamic ? 0 : head, last_head = Columns == dynamic ? heads : head + 1;
       i64 const columns = i64{last_head - first_head} * D;
       // Rows [first, last) in f32: in place where they are, else copied to the worker's scratch (which may be none) from `at` on.
-      auto const rows = [&](heads_view<T const> const& x, i64 first, i64 last, i64 at) {
-        if constexpr (std::is_same_v<T, float>)
-          if (Columns != dynamic || x.head_stride == D) return rows_view{x.row(first, first_head), last - first, x.token_stride, columns};
-        float* const room = mine + at;
-        for (i64 i = first; i < last; ++i)
-          for (int h = first_head; h < last_head; ++h)
-            for (int c = 0; c < D; ++c) room[(i - first) * columns + (h - first_head) * D + c] = to_float(x.row(i, h)[c]);
-        return rows_view{room, last - first, columns, columns};
+      auto const rows = [&](any_heads_view const& x, i64 first, i64 last, i64 at) {
+        if (type == scalar_type::f32 && (Columns != dynamic || x.head_stride == D))
+          return rows_view{x.as<float>().row(first, first_head), last - first, x.token_stride, columns};
+        detail::read_rows(on.kernels(), x, first, last, first_head, last_head, mine + at);
+        return rows_view{mine + at, last - first, columns, columns};
       };
       constexpr bool learns_keys = (trained<typename S::summary> && operation::is_served<typename S::summary, Columns>) ||
                                    (trained<typename S::key_codec> && operation::is_served<typename S::key_codec, Columns>);
@@ -228,32 +239,33 @@ void seal_prompt(executor const& on, memory_map<S> const& map, row_view<prompt_l
       return;
     }
     seal(std::integral_constant<int, D>{});
-    if constexpr (S::remainder::estimates)
-      for (int c = 0; c < D; ++c) {
-        double sum = 0;
-        for (i64 p = far_begin; p < far_end; ++p) sum += double(to_float(layer.values.row(p, head)[c]));
-        to.mean_value(head)[c] = step.sealed > 0 ? float(sum / double(far_end - far_begin)) : undefined;
+    float row[D];
+    auto const read = [&](int side, i64 p) { detail::read_rows(on.kernels(), side == 0 ? layer.keys : layer.values, p, p + 1, head, head + 1, row); };
+    [[maybe_unused]] auto const store_near = [&](int side, i64 p, typename S::near_scalar* near) {
+      read(side, p);
+      for (int c = 0; c < D; ++c) near[c] = from_float<typename S::near_scalar>(row[c]);
+    };
+    if constexpr (S::remainder::estimates) {
+      double sums[D] = {};
+      for (i64 p = far_begin; p < far_end; ++p) {
+        read(1, p);
+        for (int c = 0; c < D; ++c) sums[c] += double(row[c]);
       }
+      for (int c = 0; c < D; ++c) to.mean_value(head)[c] = step.sealed > 0 ? float(sums[c] / double(far_end - far_begin)) : undefined;
+    }
     if constexpr (S::outliers::keeps_outliers) {
       auto const keys_of = [&](i64 b, float* room) {  // a block's keys in f32
-        for (i64 i = 0; i < S::block_tokens; ++i)
-          for (int c = 0; c < D; ++c) room[i * D + c] = to_float(layer.keys.row(to.position(b) + i, head)[c]);
+        detail::read_rows(on.kernels(), layer.keys, to.position(b), to.position(b) + S::block_tokens, head, head + 1, room);
         return matrix_view<float const, D>{room, S::block_tokens};
       };
       detail::keep_outliers(on.kernels(), to, head, step.sealed, keys_of, mine, [&](i64 b, i64 o) {
         for (i64 i = 0; i < S::block_tokens; ++i)
-          for (int side = 0; side < 2; ++side) {
-            T const* const from = (side == 0 ? layer.keys : layer.values).row(to.position(b) + i, head);
-            for (int c = 0; c < D; ++c) to.outlier_rows(head, side, o)[i * D + c] = from_float<typename S::near_scalar>(to_float(from[c]));
-          }
+          for (int side = 0; side < 2; ++side) store_near(side, to.position(b) + i, to.outlier_rows(head, side, o) + i * D);
       });
     }
     for (i64 p = 0; p < step.length; ++p) {
       if (p >= far_begin && p < far_end) continue;
-      for (int side = 0; side < 2; ++side) {
-        T const* const from = (side == 0 ? layer.keys : layer.values).row(p, head);
-        for (int c = 0; c < D; ++c) to.near_row(head, side, p)[c] = from_float<typename S::near_scalar>(to_float(from[c]));
-      }
+      for (int side = 0; side < 2; ++side) store_near(side, p, to.near_row(head, side, p));
     }
   });
 }

@@ -23,7 +23,13 @@ CELLAR_AVX2_INLINE __m256 load(std::byte const* from) {
     return _mm256_loadu_ps(reinterpret_cast<float const*>(from));
   else if constexpr (std::is_same_v<T, f16>)
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(from)));
-  else
+  else if constexpr (std::is_same_v<T, std::int8_t>)
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<__m128i const*>(from))));
+  else if constexpr (std::is_same_v<T, e4m3>) {  // as an f16 whose exponent is 8 too small
+    __m128i const x = _mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<__m128i const*>(from)));
+    __m128i const half = _mm_or_si128(_mm_and_si128(x, _mm_set1_epi16(short(0x8000))), _mm_slli_epi16(_mm_and_si128(x, _mm_set1_epi16(0x7f)), 7));
+    return _mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_set1_ps(256));
+  } else
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<__m128i const*>(from))), 16));
 }
 
@@ -152,11 +158,11 @@ CELLAR_AVX2_INLINE void score_lanes_of(float const* queries, i64 query_stride, i
   }
 }
 
-/// Requires tile_lanes a multiple of 16.
 template <class T>
 CELLAR_AVX2 inline void score_lanes(float const* queries, i64 query_stride, i64 count, i64 channels, std::byte const* tile, int tile_lanes, float* out,
                                     i64 out_stride) {
-  for (int lane = 0; lane < tile_lanes; lane += 16) {
+  int lane = 0;
+  for (; lane + 16 <= tile_lanes; lane += 16) {
     std::byte const* const from = tile + lane * sizeof(T);
     i64 r = 0;
     for (; r + 4 <= count; r += 4)
@@ -165,6 +171,12 @@ CELLAR_AVX2 inline void score_lanes(float const* queries, i64 query_stride, i64 
       score_lanes_of<T, 2>(queries + r * query_stride, query_stride, channels, from, tile_lanes, out + r * out_stride + lane, out_stride);
     if (r < count) score_lanes_of<T, 1>(queries + r * query_stride, query_stride, channels, from, tile_lanes, out + r * out_stride + lane, out_stride);
   }
+  for (; lane < tile_lanes; ++lane)
+    for (i64 r = 0; r < count; ++r) {
+      float s = 0;
+      for (i64 c = 0; c < channels; ++c) s += queries[r * query_stride + c] * cellar::detail::load_float<T>(tile + (c * tile_lanes + lane) * i64(sizeof(T)));
+      out[r * out_stride + lane] = s;
+    }
 }
 
 template <class T>
@@ -172,6 +184,49 @@ CELLAR_AVX2 inline void widen(std::byte const* from, i64 count, float* to) {
   i64 i = 0;
   for (; i + 8 <= count; i += 8) _mm256_storeu_ps(to + i, load<T>(from + i * i64(sizeof(T))));
   for (; i < count; ++i) to[i] = cellar::detail::load_float<T>(from + i * i64(sizeof(T)));
+}
+
+template <class T>
+CELLAR_AVX2 inline void narrow(float const* from, i64 count, std::byte* to) {
+  i64 i = 0;
+  for (; i + 8 <= count; i += 8) {
+    __m256 const x = _mm256_loadu_ps(from + i);
+    if constexpr (std::is_same_v<T, float>) {
+      _mm256_storeu_ps(reinterpret_cast<float*>(to) + i, x);
+    } else if constexpr (std::is_same_v<T, f16>) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * i), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    } else {
+      __m256i const bits = _mm256_castps_si256(x), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+      __m256i const even = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+      __m256i const quiet = _mm256_or_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(0x40));
+      __m256i const high = _mm256_blendv_epi8(even, quiet, _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * i), _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1)));
+    }
+  }
+  for (; i < count; ++i) {
+    T const x = from_float<T>(from[i]);
+    __builtin_memcpy(to + i * i64(sizeof(T)), &x, sizeof x);
+  }
+}
+
+template <class T>
+CELLAR_AVX2 inline bool are_within(std::byte const* from, i64 count, float most) {
+  __m256 const bound = _mm256_set1_ps(most), sign = _mm256_set1_ps(-0.0f);
+  __m256 beyond = _mm256_setzero_ps();
+  i64 i = 0;
+  for (; i + 8 <= count; i += 8) beyond = _mm256_or_ps(beyond, _mm256_cmp_ps(_mm256_andnot_ps(sign, load<T>(from + i * i64(sizeof(T)))), bound, _CMP_NLE_UQ));
+  bool all = _mm256_movemask_ps(beyond) == 0;
+  for (; i < count; ++i) {
+    float const x = cellar::detail::load_float<T>(from + i * i64(sizeof(T)));
+    all &= (x < 0 ? -x : x) <= most;
+  }
+  return all;
+}
+
+CELLAR_AVX2 inline void multiply(float* x, float const* by, i64 count) {
+  i64 i = 0;
+  for (; i + 8 <= count; i += 8) _mm256_storeu_ps(x + i, _mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(by + i)));
+  for (; i < count; ++i) x[i] *= by[i];
 }
 
 /// exp of eight numbers <= 0. x = n log 2 + r with |r| <= log(2) / 2; exp(r) by its Taylor polynomial of degree 7 (remainder below 6e-9 of it); 2^n in two
@@ -435,8 +490,35 @@ CELLAR_AVX2 inline void write_highest(float const* x, i64 count, i64 take, logic
   }
 }
 
-/// Eight lanes' sums of table entries of Group queries, times the lanes' scales.
-template <int Group, int Points>
+/// Sixteen entries, which lie in two registers, by eight indices' low four bits.
+CELLAR_AVX2_INLINE __m256 look_up(float const* entries, __m256i index) {
+  __m256 const low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(entries), index), high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(entries + 8), index);
+  return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+}
+
+/// Eight lanes' sums of entries of 16-entry tables of Group queries, times the lanes' scales.
+template <int Group>
+CELLAR_AVX2_INLINE void score_nibbles_of(float const* table, std::byte const* codes, int bytes, i64 code_stride, float const* scales, float* out,
+                                         i64 out_stride) {
+  __m256 s[Group];
+  CELLAR_UNROLL
+  for (auto& x : s) x = _mm256_setzero_ps();
+  for (int byte = 0; byte < bytes; ++byte) {
+    __m256i const index = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<__m128i const*>(codes + byte * code_stride)));
+    float const* const entries = table + i64(byte) * 32 * Group;
+    CELLAR_UNROLL
+    for (int g = 0; g < Group; ++g) s[g] = _mm256_add_ps(s[g], look_up(entries + 16 * g, index));
+    __m256i const next = _mm256_srli_epi32(index, 4);
+    CELLAR_UNROLL
+    for (int g = 0; g < Group; ++g) s[g] = _mm256_add_ps(s[g], look_up(entries + 16 * (Group + g), next));
+  }
+  __m256 const scale = _mm256_loadu_ps(scales);
+  CELLAR_UNROLL
+  for (int g = 0; g < Group; ++g) _mm256_storeu_ps(out + g * out_stride, _mm256_mul_ps(scale, s[g]));
+}
+
+/// The same of 256 entries a code, which lie in memory.
+template <int Group>
 CELLAR_AVX2_INLINE void score_codes_of(float const* table, std::byte const* codes, int bytes, i64 code_stride, float const* scales, float* out,
                                        i64 out_stride) {
   __m128 s[8];
@@ -445,17 +527,9 @@ CELLAR_AVX2_INLINE void score_codes_of(float const* table, std::byte const* code
   for (int byte = 0; byte < bytes; ++byte) {
     std::uint64_t eight;
     __builtin_memcpy(&eight, codes + byte * code_stride, 8);
-    float const* const entries = table + i64(byte) * (Points == 256 ? 256 : 32) * Group;
+    float const* const entries = table + i64(byte) * 256 * Group;
     CELLAR_UNROLL
-    for (int j = 0; j < 8; ++j) {
-      auto const code = unsigned(eight >> (8 * j) & 255u);
-      if constexpr (Points == 256) {
-        s[j] = _mm_add_ps(s[j], load_entry<Group>(entries + code * Group));
-      } else {
-        s[j] = _mm_add_ps(s[j], load_entry<Group>(entries + (code & 15u) * Group));
-        s[j] = _mm_add_ps(s[j], load_entry<Group>(entries + (16 + (code >> 4)) * Group));
-      }
-    }
+    for (int j = 0; j < 8; ++j) s[j] = _mm_add_ps(s[j], load_entry<Group>(entries + (eight >> (8 * j) & 255u) * Group));
   }
   _MM_TRANSPOSE4_PS(s[0], s[1], s[2], s[3]);  // (lane, query) to (query, lane)
   _MM_TRANSPOSE4_PS(s[4], s[5], s[6], s[7]);
@@ -464,39 +538,45 @@ CELLAR_AVX2_INLINE void score_codes_of(float const* table, std::byte const* code
   for (int g = 0; g < Group; ++g) _mm256_storeu_ps(out + g * out_stride, _mm256_mul_ps(scale, _mm256_set_m128(s[4 + g], s[g])));
 }
 
-template <int Points>
-CELLAR_AVX2_INLINE void score_codes_from(float const* table, int group, std::byte const* codes, int bytes, i64 code_stride, float const* scales, int lanes,
-                                         float* out, i64 out_stride) {
-  int lane = 0;
-  for (; lane + 8 <= lanes; lane += 8) {
-    if (group == 4) score_codes_of<4, Points>(table, codes + lane, bytes, code_stride, scales + lane, out + lane, out_stride);
-    if (group == 3) score_codes_of<3, Points>(table, codes + lane, bytes, code_stride, scales + lane, out + lane, out_stride);
-    if (group == 2) score_codes_of<2, Points>(table, codes + lane, bytes, code_stride, scales + lane, out + lane, out_stride);
-    if (group == 1) score_codes_of<1, Points>(table, codes + lane, bytes, code_stride, scales + lane, out + lane, out_stride);
-  }
+/// Lanes from `lane` on, one by one: in the order of the vectors.
+inline void score_codes_after(int lane, float const* table, int group, int points, std::byte const* codes, int bytes, i64 code_stride, float const* scales,
+                              int lanes, float* out, i64 out_stride) {
   for (; lane < lanes; ++lane)
     for (int g = 0; g < group; ++g) {
       float s = 0;
       for (int byte = 0; byte < bytes; ++byte) {
         auto const code = int(codes[byte * code_stride + lane]);
-        if constexpr (Points == 256) {
+        if (points == 256) {
           s += table[(byte * 256 + code) * group + g];
         } else {
-          s += table[(32 * byte + (code & 15)) * group + g];
-          s += table[(32 * byte + 16 + (code >> 4)) * group + g];
+          s += table[(2 * byte * group + g) * 16 + (code & 15)];
+          s += table[((2 * byte + 1) * group + g) * 16 + (code >> 4)];
         }
       }
       out[g * out_stride + lane] = s * scales[lane];
     }
 }
 
+template <int Group>
+CELLAR_AVX2_INLINE void score_eight(float const* table, int points, std::byte const* codes, int bytes, i64 code_stride, float const* scales, float* out,
+                                    i64 out_stride) {
+  if (points == 256)
+    score_codes_of<Group>(table, codes, bytes, code_stride, scales, out, out_stride);
+  else
+    score_nibbles_of<Group>(table, codes, bytes, code_stride, scales, out, out_stride);
+}
+
 /// Requires points of 16 or 256, a group of 1 to 4.
 CELLAR_AVX2 inline void score_codes(float const* table, int group, int points, std::byte const* codes, int bytes, i64 code_stride, float const* scales,
                                     int lanes, float* out, i64 out_stride) {
-  if (points == 256)
-    score_codes_from<256>(table, group, codes, bytes, code_stride, scales, lanes, out, out_stride);
-  else
-    score_codes_from<16>(table, group, codes, bytes, code_stride, scales, lanes, out, out_stride);
+  int lane = 0;
+  for (; lane + 8 <= lanes; lane += 8) {
+    if (group == 4) score_eight<4>(table, points, codes + lane, bytes, code_stride, scales + lane, out + lane, out_stride);
+    if (group == 3) score_eight<3>(table, points, codes + lane, bytes, code_stride, scales + lane, out + lane, out_stride);
+    if (group == 2) score_eight<2>(table, points, codes + lane, bytes, code_stride, scales + lane, out + lane, out_stride);
+    if (group == 1) score_eight<1>(table, points, codes + lane, bytes, code_stride, scales + lane, out + lane, out_stride);
+  }
+  score_codes_after(lane, table, group, points, codes, bytes, code_stride, scales, lanes, out, out_stride);
 }
 
 #undef CELLAR_AVX2
@@ -505,9 +585,27 @@ CELLAR_AVX2 inline void score_codes(float const* table, int group, int points, s
 
 template <class T>
 inline constexpr row_kernels<T> kernels_of_rows{dot_rows<T>, add_weighted_rows<T>, score_lanes<T>, widen<T>};
-inline constexpr vector_kernels kernels{
-    kernels_of_rows<float>, kernels_of_rows<f16>, kernels_of_rows<bf16>, exponentials, largest,      sum_of_exponentials, raise, hadamard,
-    nearest_points,         grid_points,          score_codes,           turn,         write_highest};
+template <class T>
+inline constexpr scalar_kernels<T> kernels_of_scalars{narrow<T>, are_within<T>};
+inline constexpr vector_kernels kernels{.f32 = kernels_of_rows<float>,
+                                        .half = kernels_of_rows<f16>,
+                                        .brain = kernels_of_rows<bf16>,
+                                        .bytes = kernels_of_rows<std::int8_t>,
+                                        .fp8 = kernels_of_rows<e4m3>,
+                                        .f32_scalars = kernels_of_scalars<float>,
+                                        .half_scalars = kernels_of_scalars<f16>,
+                                        .brain_scalars = kernels_of_scalars<bf16>,
+                                        .multiply = multiply,
+                                        .exponentials = exponentials,
+                                        .largest = largest,
+                                        .sum_of_exponentials = sum_of_exponentials,
+                                        .raise = raise,
+                                        .hadamard = hadamard,
+                                        .nearest_points = nearest_points,
+                                        .grid_points = grid_points,
+                                        .score_codes = score_codes,
+                                        .turn = turn,
+                                        .write_highest = write_highest};
 
 }  // namespace cellar::host::avx2
 #endif

@@ -30,12 +30,25 @@ struct attend_partial {
   }
 };
 
-/// Whether a scheme's far rows are read where they lie: both codecs store the near scalar plainly, in memory. Else rows are decoded to f32.
+/// Whether a scheme's far rows are read where they lie: both codecs store scalars plainly, in memory. Else rows are decoded to f32.
 template <offloading_scheme S>
-inline constexpr bool attends_in_place = S::tier::is_directly_readable&& requires {
-  requires std::is_same_v<typename S::key_codec::plain_scalar, typename S::near_scalar>;
-  requires std::is_same_v<typename S::value_codec::plain_scalar, typename S::near_scalar>;
+inline constexpr bool attends_in_place = S::tier::is_directly_readable&& plain_codec<typename S::key_codec>&& plain_codec<typename S::value_codec>;
+
+namespace detail {
+
+/// What attention meets of rows stored by a codec: f32 where they are decoded.
+template <bool InPlace, class Codec>
+struct met_rows {
+  using scalar = float;
+  using scale = void;
 };
+template <class Codec>
+struct met_rows<true, Codec> {
+  using scalar = typename Codec::plain_scalar;
+  using scale = typename Codec::plain_scale;
+};
+
+}  // namespace detail
 
 /// Whether far rows of a codec are attended to as they are coded, before the rotation is undone.
 template <offloading_scheme S, class Codec>
@@ -48,7 +61,7 @@ struct attend_workspace {
 
   static constexpr i64 chunk_rows = round_up(attend_tokens, S::block_tokens) + S::block_tokens;
   static constexpr i64 chunks = attends_in_place<S> ? 2 : 1;  ///< One is attended to while the next one's rows are prefetched.
-  static constexpr i64 chunk_bytes = chunk_rows * (sizeof(i64) + 2 * sizeof(std::byte const*));
+  static constexpr i64 chunk_bytes = chunk_rows * (sizeof(i64) + 2 * sizeof(std::byte const*) + 2 * sizeof(float));
   static constexpr i64 matrices = attends_rotated<S, typename S::key_codec> + attends_rotated<S, typename S::value_codec>;  ///< Of [rows, head_dim].
   CELLAR_HD i64 floats() const { return (attends_in_place<S> ? 0 : 2 * chunk_rows * S::head_dim) + rows * chunk_rows + rows * matrices * S::head_dim; }
   CELLAR_HD i64 part_bytes() const { return round_up(floats() * i64(sizeof(float)), 16) + round_up(chunks * chunk_bytes, 16); }
@@ -81,11 +94,15 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
   variant_type const variant{};
   constexpr bool in_place = attends_in_place<S>;
   using near_scalar = typename S::near_scalar;
-  using scalar = std::conditional_t<in_place, near_scalar, float>;  // of the rows that are attended to
+  using met_near = std::conditional_t<in_place, near_scalar, float>;
+  using met_keys = detail::met_rows<in_place, typename S::key_codec>;
+  using met_values = detail::met_rows<in_place, typename S::value_codec>;
+  constexpr bool scales_keys = !std::is_void_v<typename met_keys::scale>, scales_values = !std::is_void_v<typename met_values::scale>;
 
   struct token_rows {
-    i64* positions;
-    std::byte const **keys, **values;
+    i64* positions = nullptr;
+    std::byte const **keys = nullptr, **values = nullptr;
+    float *key_scales = nullptr, *value_scales = nullptr;
     i64 filled = 0, highest = 0;  // tokens; their largest position
     bool is_far = false;
   } chunks[2];
@@ -94,16 +111,19 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
     chunks[i].positions = reinterpret_cast<i64*>(mine);
     chunks[i].keys = reinterpret_cast<std::byte const**>(mine + chunk * sizeof(i64));
     chunks[i].values = chunks[i].keys + chunk;
+    chunks[i].key_scales = reinterpret_cast<float*>(chunks[i].values + chunk);
+    chunks[i].value_scales = chunks[i].key_scales + chunk;
   }
   auto* const weights = reinterpret_cast<float*>(workspace + round_up(sizes.chunks * sizes.chunk_bytes, 16));  // (row, token)
   float* const keys = weights + sizes.rows * chunk;                                                            // (token, channel), decoded
   float* const values = keys + chunk * D;                                                                      // (token, channel)
   auto* const states = to.states;
   float* const sums = to.sums;
-  constexpr bool rotates = attends_rotated<S, typename S::key_codec> || attends_rotated<S, typename S::value_codec>;
   constexpr bool rotates_keys = attends_rotated<S, typename S::key_codec>, rotates_values = attends_rotated<S, typename S::value_codec>;
-  float* const rotated_queries = in_place ? keys : values + chunk * D;                // (row, channel), what far keys meet
-  float* const rotated_sums = rotated_queries + (rotates_keys ? sizes.rows * D : 0);  // (row, channel), of far values
+  constexpr bool is_far_alike = std::is_same_v<typename met_keys::scalar, met_near> && std::is_same_v<typename met_values::scalar, met_near>;
+  constexpr bool is_far_apart = !is_far_alike || scales_keys || scales_values || rotates_keys || rotates_values;  // no chunk holds near and far rows
+  float* const rotated_queries = in_place ? keys : values + chunk * D;                                            // (row, channel), what far keys meet
+  float* const rotated_sums = rotated_queries + (rotates_keys ? sizes.rows * D : 0);                              // (row, channel), of far values
   matrix_view<float const, D> const far_queries{rotates_keys ? rotated_queries : queries.data, rows, rotates_keys ? D : queries.stride};
   float* const far_sums = rotates_values ? rotated_sums : sums;
 
@@ -116,10 +136,15 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
   if constexpr (rotates_keys) from.key_codec(head, 0).rotate(t, matrix_view<float, D>{rotated_queries, rows});
   auto const attend_to = [&](token_rows const& some, token_rows const& next) {
     t.sync();
-    dot_rows<scalar>(t, some.is_far ? far_queries : queries, {some.keys, some.filled, next.keys, next.filled}, weights, chunk);
+    row_pointers const some_keys{some.keys, some.filled, next.keys, next.filled}, some_values{some.values, some.filled, next.values, next.filled};
+    if (is_far_alike || !some.is_far)
+      dot_rows<met_near>(t, some.is_far ? far_queries : queries, some_keys, weights, chunk);
+    else
+      dot_rows<typename met_keys::scalar>(t, far_queries, some_keys, weights, chunk);
     for (i64 r = t.rank(); r < rows; r += t.size()) {
       i64 const q_position = first_query + r / group;
       float* const weight = weights + r * chunk;
+      if (scales_keys && some.is_far) multiply(t, weight, some.key_scales, some.filled);
       if (!(plain_past<variant_type> && some.highest <= q_position))
         for (i64 i = 0; i < some.filled; ++i)
           weight[i] = variant.visible(q_position, some.positions[i]) ? variant.logit(weight[i], q_position, some.positions[i]) : -infinity;
@@ -131,9 +156,12 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
       float const reference = rotates_values ? attention::raise_reference(states[r], top, sums + r * D, rotated_sums + r * D, D)
                                              : attention::raise_reference(states[r], top, sums + r * D, D);
       states[r].l += exponentials(t, weight, some.filled, reference);
+      if (scales_values && some.is_far) multiply(t, weight, some.value_scales, some.filled);
     }
-    add_weighted_rows<scalar>(t, weights, chunk, {some.values, some.filled, next.values, next.filled},
-                              matrix_view<float, D>{some.is_far ? far_sums : sums, rows});
+    if (is_far_alike || !some.is_far)
+      add_weighted_rows<met_near>(t, weights, chunk, some_values, matrix_view<float, D>{some.is_far ? far_sums : sums, rows});
+    else
+      add_weighted_rows<typename met_values::scalar>(t, weights, chunk, some_values, matrix_view<float, D>{far_sums, rows});
     t.sync();
   };
   int filling = 0, waiting = -1;  // of the two chunks
@@ -143,7 +171,7 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
       waiting = filling;
       filling = 1 - filling;
     } else {
-      attend_to(chunks[filling], token_rows{nullptr, nullptr, nullptr});
+      attend_to(chunks[filling], token_rows{});
     }
     chunks[filling].filled = chunks[filling].highest = 0;
     chunks[filling].is_far = false;
@@ -188,8 +216,8 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
     added(map::block_tokens, position + map::block_tokens - 1);
     if (chunks[filling].filled >= attend_tokens) flush();
   }
-  if (rotates && chunks[filling].filled > 0) flush();  // near and far rows lie in different spaces
-  i64 passed = 0;                                      // outliers before the block
+  if (is_far_apart && chunks[filling].filled > 0) flush();
+  i64 passed = 0;  // outliers before the block
   for (i64 i = part * part_blocks<S>; i < last;) {
     on_decode(true);
     chunks[filling].is_far = true;
@@ -214,18 +242,22 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
         to.positions[filled + j] = position + j;
         to.keys[filled + j] = in_place ? rows.keys.codes + j * rows.keys.code_stride : reinterpret_cast<std::byte const*>(keys + (filled + j) * D);
         to.values[filled + j] = in_place ? rows.values.codes + j * rows.values.code_stride : reinterpret_cast<std::byte const*>(values + (filled + j) * D);
+        if constexpr (scales_keys)
+          to.key_scales[filled + j] = cellar::detail::load_float<typename met_keys::scale>(rows.keys.scales + j * rows.keys.scale_stride);
+        if constexpr (scales_values)
+          to.value_scales[filled + j] = cellar::detail::load_float<typename met_values::scale>(rows.values.scales + j * rows.values.scale_stride);
       }
       added(map::block_tokens, position + map::block_tokens - 1);
     }
     on_decode(false);
     if (chunks[filling].filled >= attend_tokens) flush();
   }
-  if (rotates && chunks[filling].filled > 0) flush();
+  if (is_far_apart && chunks[filling].filled > 0) flush();
   chunks[filling].is_far = false;
   i64 const tail = from.position(step.sealed);
   if (part + 1 == parts) gather_near(tail < from.map.sinks ? from.map.sinks : tail, step.length);
   if (chunks[filling].filled > 0) flush();
-  if (in_place && waiting >= 0) attend_to(chunks[waiting], token_rows{nullptr, nullptr, nullptr});
+  if (in_place && waiting >= 0) attend_to(chunks[waiting], token_rows{});
   if constexpr (rotates_values) {
     from.value_codec(head, 0).rotate_back(t, matrix_view<float, D>{rotated_sums, rows});
     for (i64 r = t.rank(); r < rows; r += t.size())

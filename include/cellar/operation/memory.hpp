@@ -108,10 +108,10 @@ struct layer_memory {
 };
 
 /// A prompt's exact keys and values of one layer, [length, kv_heads, head_dim] as attended, and where they go.
-template <offloading_scheme S, storage_scalar T>
+template <offloading_scheme S>
 struct prompt_layer {
   layer_memory<S> memory;
-  heads_view<T const> keys, values;
+  any_heads_view keys, values;
 };
 
 /// One sequence of a step, as every layer sees it.

@@ -40,12 +40,12 @@ i64 append_workspace_bytes(model_shape const& shape) {
 
 /// Scratch of seal_prompt for one worker, in f32: the rows of a page, and of the whole prompt where a policy learns, unless they can be read in place
 /// (f32 of one head); what learning needs; and a block's planes where far memory is not written in place.
-template <offloading_scheme S, storage_scalar T>
-i64 prompt_scratch_floats(model_shape const& shape, i64 tokens) {
+template <offloading_scheme S>
+i64 prompt_scratch_floats(model_shape const& shape, i64 tokens, scalar_type type) {
   using map = memory_map<S>;
   map const sizes{shape};
   constexpr bool learns = trained<typename S::summary> || trained<typename S::key_codec> || trained<typename S::value_codec>;
-  i64 const columns = map::has_shared ? i64{shape.kv_heads} * S::head_dim : std::is_same_v<T, float> ? 0 : i64{S::head_dim};
+  i64 const columns = map::has_shared ? i64{shape.kv_heads} * S::head_dim : type == scalar_type::f32 ? 0 : i64{S::head_dim};
   i64 const rows = (2 * map::page_tokens + (learns ? tokens : 0)) * columns;
   i64 const bytes = sizes.train_scratch() + (S::tier::is_directly_readable ? 0 : sizes.geometry().block_bytes());
   i64 const outliers = S::outliers::keeps_outliers ? tokens / S::block_tokens + i64{S::block_tokens} * S::head_dim : 0;

@@ -29,7 +29,7 @@ struct mean : cellar::detail::plain_queries {
   }
   template <team Team, int D>
   CELLAR_HD void score_tile(Team& t, prepared_queries<std::byte const, D> from, std::byte const* tile, matrix_view<float> scores) const {
-    score_lanes<Scalar, tile_blocks>(t, reinterpret_cast<float const*>(from.data), D, from.count, D, tile, scores);
+    score_lanes<Scalar>(t, reinterpret_cast<float const*>(from.data), D, from.count, D, tile, tile_blocks, scores);
     t.sync();
   }
 };

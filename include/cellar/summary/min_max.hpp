@@ -49,7 +49,7 @@ struct min_max {
   }
   template <team Team, int D>
   CELLAR_HD void score_tile(Team& t, prepared_queries<std::byte const, D> from, std::byte const* tile, matrix_view<float> scores) const {
-    score_lanes<Scalar, tile_blocks>(t, reinterpret_cast<float const*>(from.data), 2 * D, from.count, 2 * D, tile, scores);
+    score_lanes<Scalar>(t, reinterpret_cast<float const*>(from.data), 2 * D, from.count, 2 * D, tile, tile_blocks, scores);
     t.sync();
   }
 };

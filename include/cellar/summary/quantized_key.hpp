@@ -188,8 +188,8 @@ struct quantized_key {
       }
       t.sync();
       float shares[folded_rows * tile_blocks];
-      score_lanes<float, tile_blocks>(t, folded, D, rows, D, reinterpret_cast<std::byte const*>(table),
-                                      matrix_view<float>{shares, rows, tile_blocks, tile_blocks});
+      score_lanes<float>(t, folded, D, rows, D, reinterpret_cast<std::byte const*>(table), tile_blocks,
+                         matrix_view<float>{shares, rows, tile_blocks, tile_blocks});
       for (int lane = int(t.rank()); lane < tile_blocks; lane += int(t.size()))
         for (i64 r = 0; r < rows; ++r) scores(h + r, lane) += shares[r * tile_blocks + lane];
     }
