@@ -218,3 +218,36 @@ TEST_CASE("scores from codes are q . decoded row") {
     check(codec::higgs<2, 16, 3>{});
   });
 }
+
+TEST_CASE("the search by cells finds the nearest point of the plane, ties to the lowest, inside the square, on its cells' edges and outside") {
+  auto const check = [](std::vector<float> const& points) {
+    int const count = int(points.size() / 2);
+    codec::nearest_in_plane const nearest(points.data(), count);
+    random_numbers r(13);
+    auto y = r.normals(200000, 1.5);
+    for (std::size_t i = 0; i < 20000; ++i) y[i] = std::round(y[i] * 8) / 8;  // corners of cells
+    for (int p = 0; p < count; ++p)                                           // halfway between two points: ties, or nearly
+      for (int i = 0; i < 2; ++i) y.push_back((points[std::size_t(2 * p + i)] + points[std::size_t((2 * p + 14) % (2 * count) + i)]) / 2);
+    for (float const x : {-4.0f, 4.0f, std::nextafter(4.0f, 0.0f), 1e6f, -1e6f}) y.insert(y.end(), {x, 0.3f, 0.3f, x, x, x});
+    for (std::size_t i = 0; i < y.size(); i += 2) {
+      float best = infinity;
+      int expected = -1;
+      for (int p = 0; p < count; ++p) {
+        float const a = y[i] - points[std::size_t(2 * p)], b = y[i + 1] - points[std::size_t(2 * p + 1)];
+        float const d = a * a + b * b;
+        if (d < best) {
+          best = d;
+          expected = p;
+        }
+      }
+      REQUIRE(int(nearest(y[i], y[i + 1])) == expected);
+    }
+  };
+  using grid = codec::higgs_grid<2, 256>;
+  check({grid::points, grid::points + 512});
+  check({0, 0});
+  std::vector<float> lattice;  // ties everywhere, two points at one place
+  for (int i = 0; i < 64; ++i) lattice.insert(lattice.end(), {float(i % 8) - 3.5f, float(i / 8) - 3.5f});
+  lattice.insert(lattice.end(), {0.5f, 0.5f});
+  check(lattice);
+}

@@ -473,7 +473,7 @@ struct by_sum : scheme::quest<d> {
   using reduce = cellar::select::sum_of_logits;
 };
 
-struct narrow : scheme_defaults<d> {
+struct narrow_heads : scheme_defaults<d> {
   using key_codec = cellar::codec::fp8_e4m3<>;
   using value_codec = cellar::codec::int4<>;
   using summary = cellar::summary::box_digest<>;
@@ -513,7 +513,7 @@ TEST_CASE("train, seal, score and attend agree in blocks and in series, for ever
   check_operations<scheme::yakv_centred<d, f16>>();
   check_operations<block_centred>();
   check_operations<by_sum>();
-  check_operations<narrow>();
+  check_operations<narrow_heads>();
   check_operations<by_residual>();
   check_operations<scheme::arkvale<d>>();
   check_operations<scheme::yakv_before_rotary<d>>();

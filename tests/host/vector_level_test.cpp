@@ -242,6 +242,54 @@ TEST_CASE("products element by element at every level") {
   }
 }
 
+TEST_CASE("four-bit codes become their table's numbers, at every level") {
+  random_numbers r(14);
+  auto const table = r.normals(16);
+  for (i64 const n : {0, 1, 2, 15, 16, 17, 31, 32, 48, 100, 128}) {
+    std::vector<std::byte> codes(std::size_t(n + 1) / 2);
+    for (auto& c : codes) c = std::byte(r.below(256));
+    for_levels([&](serial_team t) {
+      std::vector<float> to(std::size_t(n) + 1, 7.0f);
+      nibble_values(t, codes.data(), n, table.data(), to.data());
+      for (i64 i = 0; i < n; ++i) REQUIRE(to[std::size_t(i)] == table[std::size_t(int(codes[std::size_t(i / 2)]) >> (i % 2 ? 4 : 0) & 15)]);
+      REQUIRE(to.back() == 7.0f);
+    });
+  }
+}
+
+TEST_CASE("numbers are rounded to stored scalars as from_float does, and checked against a bound, at every level") {
+  auto const check = [&]<class T>(std::type_identity<T>) {
+    random_numbers r(15);
+    auto x = r.normals(2000, 1e3);
+    for (std::uint32_t i = 0; i < 60000; ++i) x.push_back(bit_cast<float>(i * 71581u));  // all exponents, ties, infinity
+    for (float const y : {0.0f, -0.0f, 65504.0f, 65519.0f, 65520.0f, 1e30f, infinity, -infinity, 1e-40f, -1e-8f, undefined}) x.push_back(y);
+    for_levels([&](serial_team t) {
+      for (i64 const n : {i64{0}, i64{1}, i64{7}, i64{8}, i64{9}, i64(x.size())}) {
+        std::vector<std::byte> to(std::size_t(n) * sizeof(T) + 1, std::byte{7});
+        narrow<T>(t, x.data() + x.size() - n, n, to.data());
+        for (i64 i = 0; i < n; ++i) {
+          T got;
+          std::memcpy(&got, to.data() + i * i64(sizeof(T)), sizeof(T));
+          float const from = x[x.size() - std::size_t(n - i)], expected = to_float(from_float<T>(from));
+          REQUIRE((from != from ? to_float(got) != to_float(got) : bit_cast<std::uint32_t>(to_float(got)) == bit_cast<std::uint32_t>(expected)));
+        }
+        REQUIRE(to.back() == std::byte{7});
+      }
+      for (i64 const n : {1, 5, 8, 16, 21})
+        for (i64 at = -1; at < n; ++at)
+          for (float const y : {2.0f, -2.0f, 2.5f, -2.5f, infinity, -infinity, undefined}) {
+            std::vector<T> some(std::size_t(n), from_float<T>(-1));
+            if (at >= 0) some[std::size_t(at)] = from_float<T>(y);
+            bool const expected = at < 0 || std::abs(y) <= 2;
+            REQUIRE(are_within<T>(t, reinterpret_cast<std::byte const*>(some.data()), n, 2) == expected);
+          }
+    });
+  };
+  check(std::type_identity<float>{});
+  check(std::type_identity<f16>{});
+  check(std::type_identity<bf16>{});
+}
+
 TEST_CASE("exp is right within 2 ulp down to -87, and 0 at -104, beyond, and at -infinity, at every level") {
   for_levels([&](serial_team t) {
     std::vector<float> x{0.0f, -0.0f, -1e-30f, -87.0f, -88.0f, -95.0f, -103.9f, -104.0f, -105.0f, -1000.0f, -3e38f, -infinity};

@@ -4,6 +4,7 @@
 #include "cellar/codec/concept.hpp"
 #include "cellar/codec/hadamard.hpp"
 #include "cellar/codec/higgs_grids.hpp"
+#include "cellar/codec/nearest_in_plane.hpp"
 
 namespace cellar::inline CELLAR_ABI::codec {
 
@@ -42,20 +43,22 @@ struct higgs : bound_head<Scope> {
     int const channels = int(x.columns());
     for (i64 r = t.rank(); r < x.rows; r += t.size()) {
       float y[D != dynamic ? D : Scope == scope::one_head ? max_channels : max_row_channels];
-      float square = 0;
-      for (int c = 0; c < channels; ++c) square += x(r, c) * x(r, c);
+      float squares[8] = {};  // partial sums, which compilers may add at once
+      for (int c = 0; c < channels; c += 8)
+        for (int i = 0; i < 8; ++i) squares[i] += x(r, c + i) * x(r, c + i);
+      float const square = ((squares[0] + squares[4]) + (squares[2] + squares[6])) + ((squares[1] + squares[5]) + (squares[3] + squares[7]));
       Scale const stored = from_float<Scale>(std::sqrt(square));
       detail::store(to.scales + r * to.scale_stride, stored);
       float const norm = to_float(stored);
       float const unit = norm > 0 ? std::sqrt(float(channels) / float(rotation_width(channels))) / norm : 0.0f;
-      for (int c = 0; c < channels; ++c) y[c] = x(r, c) * random_sign(SignSeed, c) * unit;
+      for (int c = 0; c < channels; ++c) y[c] = x(r, c) * sign(c) * unit;
       hadamard_transform(t, y, channels);
       std::byte* const codes = to.codes + r * to.code_stride;
       if constexpr (codes_per_byte == 1) {
-        nearest_points<Dimension, Points>(t, y, channels / Dimension, by_coordinate.data(), reinterpret_cast<std::uint8_t*>(codes));
+        search(t, y, channels / Dimension, reinterpret_cast<std::uint8_t*>(codes));
       } else {
         std::uint8_t indices[(D != dynamic ? D : Scope == scope::one_head ? max_channels : max_row_channels) / Dimension];
-        nearest_points<Dimension, Points>(t, y, channels / Dimension, by_coordinate.data(), indices);
+        search(t, y, channels / Dimension, indices);
         for (int byte = 0; byte < channels / Dimension / 2; ++byte) codes[byte] = std::byte(indices[2 * byte] | indices[2 * byte + 1] << 4);
       }
     }
@@ -70,7 +73,7 @@ struct higgs : bound_head<Scope> {
       points_of(t, from, r, all, std::sqrt(float(width) * float(all)), out);
       hadamard_transform(t, out, all);
       if constexpr (SignSeed != 0)
-        for (int c = 0; c < all; ++c) out[c] *= random_sign(SignSeed, c);
+        for (int c = 0; c < all; ++c) out[c] *= sign(c);
       if constexpr (Scope == scope::all_heads)
         for (int c = 0; c < channels; ++c) y(r, c) = whole[this->head * channels + c];
     }
@@ -88,7 +91,7 @@ struct higgs : bound_head<Scope> {
     int const channels = int(x.columns());
     float const unit = 1.0f / std::sqrt(float(rotation_width(channels)));
     for (i64 r = t.rank(); r < x.rows; r += t.size()) {
-      for (int c = 0; c < channels; ++c) x(r, c) *= unit * random_sign(SignSeed, c);
+      for (int c = 0; c < channels; ++c) x(r, c) *= unit * sign(c);
       hadamard_transform(t, x.row(r), channels);
     }
   }
@@ -99,7 +102,7 @@ struct higgs : bound_head<Scope> {
     float const unit = 1.0f / std::sqrt(float(rotation_width(channels)));
     for (i64 r = t.rank(); r < x.rows; r += t.size()) {
       hadamard_transform(t, x.row(r), channels);
-      for (int c = 0; c < channels; ++c) x(r, c) *= unit * random_sign(SignSeed, c);
+      for (int c = 0; c < channels; ++c) x(r, c) *= unit * sign(c);
     }
   }
 
@@ -117,7 +120,7 @@ struct higgs : bound_head<Scope> {
     if constexpr (Scope == scope::all_heads) first = this->head * D;  // zero beside the bound head's channels
     float const unit = 1.0f / std::sqrt(float(rotation_width(all)) * float(all));
     for (int g = 0; g < group; ++g) {
-      for (int c = 0; c < all; ++c) rotated[c] = c >= first && c < first + D ? queries(g, c - first) * random_sign(SignSeed, c) * unit : 0.0f;
+      for (int c = 0; c < all; ++c) rotated[c] = c >= first && c < first + D ? queries(g, c - first) * sign(c) * unit : 0.0f;
       hadamard_transform(t, rotated, all);
       for (int sub = int(t.rank()); sub < all / Dimension; sub += int(t.size()))
         for (int p = 0; p < Points; ++p) {
@@ -145,6 +148,13 @@ struct higgs : bound_head<Scope> {
  private:
   using grid = higgs_grid<Dimension, Points>;
 
+  CELLAR_HD static float sign(int c) { return Scope == scope::one_head ? signs[std::size_t(c)] : random_sign(SignSeed, c); }
+  static constexpr auto signs = [] {
+    std::array<float, Scope == scope::one_head ? max_channels : 1> a{};
+    for (std::size_t c = 0; c < a.size(); ++c) a[c] = random_sign(SignSeed, int(c));
+    return a;
+  }();
+
   /// Points as [coordinate][point], so that the search runs over neighbouring numbers; then half their squares.
   static constexpr auto by_coordinate = [] {
     std::array<float, std::size_t((Dimension + 1) * Points)> a{};
@@ -156,6 +166,17 @@ struct higgs : bound_head<Scope> {
       }
     return a;
   }();
+
+  /// The indices of the grid points nearest to `count` runs of y.
+  template <team Team>
+  CELLAR_HD static void search(Team const& t, float const* y, int count, std::uint8_t* indices) {
+    if constexpr (Dimension == 2 && std::is_same_v<Team, serial_team> && !is_device_pass) {
+      static nearest_in_plane const nearest(grid::points, Points);
+      for (int k = 0; k < count; ++k) indices[k] = nearest(y[2 * k], y[2 * k + 1]);
+    } else {
+      nearest_points<Dimension, Points>(t, y, count, by_coordinate.data(), indices);
+    }
+  }
 
   /// Grid points of row r, times its scale over `divisor`.
   template <team Team>

@@ -19,8 +19,7 @@ struct identity : cellar::detail::plain_scorer<Scalar, void> {
 
   template <team Team, int D>
   CELLAR_HD void encode(Team& t, matrix_view<float const, D> x, row_parts<std::byte> to) const {
-    for (i64 r = t.rank(); r < x.rows; r += t.size())
-      for (i64 c = 0; c < x.columns(); ++c) detail::store(to.codes + r * to.code_stride + c * code_unit, from_float<Scalar>(x(r, c)));
+    for (i64 r = t.rank(); r < x.rows; r += t.size()) narrow<Scalar>(t, x.row(r), x.columns(), to.codes + r * to.code_stride);
   }
   template <team Team, int D>
   CELLAR_HD void decode(Team& t, row_parts<std::byte const> from, matrix_view<float, D> y) const {

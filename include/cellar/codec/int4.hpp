@@ -52,8 +52,13 @@ struct int4 {
   CELLAR_HD void decode(Team& t, row_parts<std::byte const> from, matrix_view<float, D> y) const {
     for (i64 r = t.rank(); r < y.rows; r += t.size()) {
       std::byte const *const codes = from.codes + r * from.code_stride, *const scales = from.scales + r * from.scale_stride;
-      for (int c = 0; c < int(y.columns()); ++c)
-        y(r, c) = minimum(scales, c / Group) + scale(scales, c / Group) * float(unsigned(codes[c / 2]) >> (4 * (c % 2)) & 15u);
+      float* const row = y.row(r);
+      int const channels = int(y.columns());
+      nibble_values(t, codes, channels, numbers, row);
+      for (int g = 0; g < groups(channels); ++g) {
+        float const m = minimum(scales, g), s = scale(scales, g);
+        for (int c = g * Group; c < channels && c < (g + 1) * Group; ++c) row[c] = m + s * row[c];
+      }
     }
   }
 
@@ -86,6 +91,7 @@ struct int4 {
 
  private:
   static constexpr i64 group_bytes = 2 * sizeof(Scale);
+  static constexpr float numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
   CELLAR_HD static constexpr i64 groups(i64 channels) { return ceil_div(channels, Group); }
   CELLAR_HD static float scale(std::byte const* scales, i64 group) { return to_float(detail::load<Scale>(scales + group * group_bytes)); }

@@ -48,8 +48,11 @@ struct nvfp4 : cellar::detail::plain_query {
     for (i64 r = t.rank(); r < y.rows; r += t.size()) {
       std::byte const *const codes = from.codes + r * from.code_stride, *const scales = from.scales + r * from.scale_stride;
       auto const g = cellar::detail::load<float>(scales + blocks(channels));
-      for (int c = 0; c < channels; ++c)
-        y(r, c) = from_e2m1(unsigned(codes[c / 2]) >> (4 * (c % 2))) * to_float(e4m3{std::uint8_t(scales[c / block_channels])}) * g;
+      nibble_values(t, codes, channels, e2m1, y.row(r));
+      for (int b = 0; b < blocks(channels); ++b) {
+        float const s = to_float(e4m3{std::uint8_t(scales[b])});
+        for (int c = b * block_channels; c < channels && c < (b + 1) * block_channels; ++c) y(r, c) = y(r, c) * s * g;
+      }
     }
   }
 
@@ -70,10 +73,7 @@ struct nvfp4 : cellar::detail::plain_query {
   }
 
   /// Four bits of E2M1: a sign and one of 0, 0.5, 1, 1.5, 2, 3, 4, 6.
-  CELLAR_HD static float from_e2m1(unsigned code) {
-    float const magnitude = 0.5f * float(0xc8643210u >> (4 * (code & 7u)) & 15u);
-    return code & 8u ? -magnitude : magnitude;
-  }
+  CELLAR_HD static float from_e2m1(unsigned code) { return e2m1[code & 15u]; }
   /// Rounds to nearest, ties to even, and saturates.
   CELLAR_HD static unsigned to_e2m1(float x) {
     float const a = x < 0 ? -x : x;
@@ -83,6 +83,8 @@ struct nvfp4 : cellar::detail::plain_query {
   }
 
  private:
+  static constexpr float e2m1[16] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+
   CELLAR_HD static constexpr i64 blocks(i64 channels) { return ceil_div(channels, block_channels); }
   CELLAR_HD static float most(float const* x, int begin, int end) {
     float m = 0;

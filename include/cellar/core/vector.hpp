@@ -54,6 +54,7 @@ struct vector_kernels {
   void (*hadamard)(float* x, int width);  ///< Of a width of 8 or more.
   void (*nearest_points)(float const* y, int count, int dimension, float const* by_coordinate, int points, std::uint8_t* codes);
   void (*grid_points)(std::uint8_t const* codes, int count, int dimension, float const* grid, float scale, float* to);
+  void (*nibble_values)(std::byte const* codes, i64 count, float const* table, float* to);
   void (*score_codes)(float const* table, int group, int points, std::byte const* codes, int bytes, i64 code_stride, float const* scales, int lanes, float* out,
                       i64 out_stride);
   void (*turn)(float const* x, i64 half, float const* fine, float const* coarse, bool is_back, float* y);
@@ -264,6 +265,15 @@ CELLAR_HD void grid_points(Team const& t, std::uint8_t const* codes, int count, 
   if (auto const* const k = detail::kernels_of(t)) return k->grid_points(codes, count, Dimension, grid, scale, to);
   for (int k = 0; k < count; ++k)
     for (int i = 0; i < Dimension; ++i) to[k * Dimension + i] = grid[codes[k] * Dimension + i] * scale;
+}
+
+/// to[i] = table[code i] of four-bit codes, two a byte, the even one in the low half. One member's work.
+///
+/// Shapes  codes [ceil(count / 2)], table [16]
+template <team Team>
+CELLAR_HD void nibble_values(Team const& t, std::byte const* codes, i64 count, float const* table, float* to) {
+  if (auto const* const k = detail::kernels_of(t)) return k->nibble_values(codes, count, table, to);
+  for (i64 i = 0; i < count; ++i) to[i] = table[unsigned(codes[i / 2]) >> (4 * (i % 2)) & 15u];
 }
 
 /// out(g, lane) = a lane's scale times the sum of its table entries for query g: Points is 256, a code a byte, or 16, two of them, the low four bits first.

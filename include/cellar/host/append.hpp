@@ -41,10 +41,10 @@ template <storage_scalar T>
 bool are_storable(executor const& on, heads_view<T const> x, float most) {
   std::atomic<bool> all = true;
   detail::for_runs(on, x.tokens, [&](i64 first, i64 last) {
+    serial_team const t(nullptr, 0, on.kernels());
     bool mine = true;
     for (i64 i = first; i < last; ++i)
-      for (int h = 0; h < x.heads; ++h)
-        for (int c = 0; c < x.head_dim; ++c) mine &= std::abs(to_float(x.row(i, h)[c])) <= most;
+      for (int h = 0; h < x.heads; ++h) mine &= are_within<T>(t, reinterpret_cast<std::byte const*>(x.row(i, h)), x.head_dim, most);
     if (!mine) all.store(false, std::memory_order_relaxed);
   });
   return all;
@@ -88,15 +88,14 @@ void seal_blocks(serial_team t, sequence_view<S> const& to, int head, i64 first,
 
 /// Near rows [begin, end) of a KV head, or of all heads where head is their number, in f32: [key or value][token][columns].
 template <offloading_scheme S>
-void gather_near(sequence_view<S> const& from, int head, i64 begin, i64 end, float* keys, float* values) {
+void gather_near(serial_team const& t, sequence_view<S> const& from, int head, i64 begin, i64 end, float* keys, float* values) {
   int const heads = from.map.shape.kv_heads, first = head < heads ? head : 0, last = head < heads ? head + 1 : heads;
   i64 const columns = i64{last - first} * S::head_dim;
   for (i64 p = begin; p < end; ++p)
     for (int side = 0; side < 2; ++side)
       for (int h = first; h < last; ++h) {
-        auto const* const row = from.near_row(h, side, p);
         float* const to = (side == 0 ? keys : values) + (p - begin) * columns + (h - first) * S::head_dim;
-        for (int c = 0; c < S::head_dim; ++c) to[c] = to_float(row[c]);
+        widen<typename S::near_scalar>(t, reinterpret_cast<std::byte const*>(from.near_row(h, side, p)), S::head_dim, to);
       }
 }
 
@@ -148,23 +147,23 @@ void append_tokens(executor const& on, memory_map<S> const& map, layer_memory<S>
     int const head = int(item % groups);
     sequence_view<S> const to{map, memory, step.slot, step.pages};
     using near_scalar = typename S::near_scalar;
+    serial_team t(nullptr, 0, on.kernels());
     if (head < heads)
       for (i64 i = 0; i < step.new_tokens; ++i) {
         i64 const position = step.length - step.new_tokens + i;
         for (int side = 0; side < 2; ++side) {
-          T const* const from = (side == 0 ? k : v).row(step.first_row + i, head);
-          near_scalar* const row = to.near_row(head, side, position);
-          for (int c = 0; c < S::head_dim; ++c) row[c] = from_float<near_scalar>(to_float(from[c]));
+          float row[S::head_dim];
+          widen<T>(t, reinterpret_cast<std::byte const*>((side == 0 ? k : v).row(step.first_row + i, head)), S::head_dim, row);
+          narrow<near_scalar>(t, row, S::head_dim, reinterpret_cast<std::byte*>(to.near_row(head, side, position)));
         }
       }
-    serial_team t(nullptr, 0, on.kernels());
     i64 const columns = head < heads ? i64{S::head_dim} : i64{heads} * S::head_dim;
     auto* const keys = reinterpret_cast<float*>(workspace + worker * workspace_bytes);
     float* const values = keys + memory_map<S>::page_tokens * columns;
     auto* const record = reinterpret_cast<std::byte*>(values + memory_map<S>::page_tokens * columns);
     for (i64 b = step.sealed_before; b < step.sealed && !map.discards_far;) {
       i64 const blocks = std::min<i64>(step.sealed - b, memory_map<S>::page_blocks), tokens = blocks * S::block_tokens;
-      detail::gather_near(to, head, to.position(b), to.position(b) + tokens, keys, values);
+      detail::gather_near(t, to, head, to.position(b), to.position(b) + tokens, keys, values);
       i64 const kept = b == step.sealed_before ? step.kept_tokens : 0;
       if (head < heads)
         detail::seal_blocks(t, to, head, b, blocks, matrix_view<float const, S::head_dim>{keys, tokens}, matrix_view<float const, S::head_dim>{values, tokens},
@@ -243,7 +242,7 @@ void seal_prompt(executor const& on, memory_map<S> const& map, row_view<prompt_l
     auto const read = [&](int side, i64 p) { detail::read_rows(on.kernels(), side == 0 ? layer.keys : layer.values, p, p + 1, head, head + 1, row); };
     [[maybe_unused]] auto const store_near = [&](int side, i64 p, typename S::near_scalar* near) {
       read(side, p);
-      for (int c = 0; c < D; ++c) near[c] = from_float<typename S::near_scalar>(row[c]);
+      narrow<typename S::near_scalar>(serial_team(nullptr, 0, on.kernels()), row, D, reinterpret_cast<std::byte*>(near));
     };
     if constexpr (S::remainder::estimates) {
       double sums[D] = {};

@@ -496,6 +496,17 @@ CELLAR_AVX2_INLINE __m256 look_up(float const* entries, __m256i index) {
   return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
 }
 
+CELLAR_AVX2 inline void nibble_values(std::byte const* codes, i64 count, float const* table, float* to) {
+  i64 i = 0;
+  for (; i + 16 <= count; i += 16) {
+    __m128i const bytes = _mm_loadl_epi64(reinterpret_cast<__m128i const*>(codes + i / 2));
+    __m128i const all = _mm_unpacklo_epi8(bytes, _mm_srli_epi16(bytes, 4));  // only the low four bits of each are looked at
+    _mm256_storeu_ps(to + i, look_up(table, _mm256_cvtepu8_epi32(all)));
+    _mm256_storeu_ps(to + i + 8, look_up(table, _mm256_cvtepu8_epi32(_mm_srli_si128(all, 8))));
+  }
+  for (; i < count; ++i) to[i] = table[unsigned(codes[i / 2]) >> (4 * (i % 2)) & 15u];
+}
+
 /// Eight lanes' sums of entries of 16-entry tables of Group queries, times the lanes' scales.
 template <int Group>
 CELLAR_AVX2_INLINE void score_nibbles_of(float const* table, std::byte const* codes, int bytes, i64 code_stride, float const* scales, float* out,
@@ -603,6 +614,7 @@ inline constexpr vector_kernels kernels{.f32 = kernels_of_rows<float>,
                                         .hadamard = hadamard,
                                         .nearest_points = nearest_points,
                                         .grid_points = grid_points,
+                                        .nibble_values = nibble_values,
                                         .score_codes = score_codes,
                                         .turn = turn,
                                         .write_highest = write_highest};
