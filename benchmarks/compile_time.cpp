@@ -34,7 +34,7 @@ void add(std::string const& name, std::string const& program) {
 int main(int count, char** arguments) {
   add("empty program", "int main() {}\n");
   add("cellar.hpp", "#include \"cellar/cellar.hpp\"\nint main() {}\n");
-  for (std::string const scheme : {"dense", "sink_window", "quest", "mean_landmark", "yakv", "yakv_centred"})
+  for (std::string const scheme : {"dense", "sink_window", "quest", "mean_landmark", "arkvale", "yakv", "yakv_centred", "yakv_published", "yakv_residual"})
     add("cache of " + scheme,
         "#include \"cellar/cellar.hpp\"\n"
         "using namespace cellar;\n"

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Renders docs/performance.md from the JSON of benchmarks/run.sh.
+"""Renders docs/performance.md, and its plot (by gnuplot) beside it, from the JSON of benchmarks/run.sh.
 
-    benchmarks/render.py FOLDER > docs/performance.md
+    benchmarks/render.py FOLDER docs
 """
 import json
+import math
 import pathlib
 import re
+import subprocess
 import sys
 
 INTRODUCTION = """# Performance on CPUs
@@ -26,6 +28,22 @@ TABLES = [
     ("sparse_step", "A sparse step of 2048 tokens, against own dense attention in bf16", "speed_up",
      ["bound", "of_bound", "ms", "score_ms", "select_ms", "fetch_ms", "attend_ms"], []),
 ]
+
+
+SCALING = """
+## As work grows
+
+One layer's step with all threads: 8 query and 2 KV heads and 64k tokens of one sequence, a budget of 2048 tokens, unless the axis says otherwise (batch: 4096 tokens each, a
+budget of 512; threads: one KV head). The slope is that of log time against log work between the last two points: 1 is in proportion, 0 is no growth.
+
+* tokens: dense attention is in proportion. A sparse step has a part that is (scores and the choice of blocks) and one that is not (gather and attention to the budget);
+  the longer the sequence, the more of the step is the first.
+* budget: the other way round. Dense attention has none.
+* batch, KV heads: in proportion once there are more (sequence, KV head) pairs than threads; below that, parts of one pair are shared out.
+* threads: -1 would be half the time for twice the threads; the memory serves all of them.
+
+![time of a step](scaling.svg)
+"""
 
 
 def number(x):
@@ -65,8 +83,43 @@ def compile_times(folder):
             print(f"| {row['run_name'].split('/')[0]} | {row['real_time'] / 1e3:.2f} |")
 
 
+def scaling(folder, out):
+    path = folder / "scaling.json"
+    if not path.exists():
+        return
+    series = {}
+    for row in json.loads(path.read_text())["benchmarks"]:
+        _, axis, scheme, value = row["name"].split("/")[:4]
+        series.setdefault(axis, {}).setdefault(scheme, []).append((int(value), row))
+    print(SCALING)
+    print("| axis | scheme | ms at each point | slope at the end | of probe at the end |\n|---|---|---|---|---|")
+    for axis, schemes in series.items():
+        for scheme, points in schemes.items():
+            (x0, a), (x1, b) = points[-2:] if len(points) > 1 else (points[0], points[0])
+            slope = math.log(b["ms"] / a["ms"]) / math.log(x1 / x0) if x1 != x0 else math.nan
+            times = ", ".join(f"{x}: {number(r['ms'])}" for x, r in points)
+            print(f"| {axis.replace('_', ' ')} | {scheme} | {times} | {slope:.2f} | {number(b['of_probe'])} |")
+    plots = []
+    for axis, schemes in series.items():
+        data = "".join(f"${axis}_{s} << EOD\n" + "".join(f"{x} {r['ms']}\n" for x, r in points) + "EOD\n" for s, points in schemes.items())
+        lines = ", ".join(f"${axis}_{s} with linespoints title '{s.replace('_', ' ')}'" for s in schemes)
+        ticks = ", ".join(f"'{x if x < 1024 else f'{x // 1024}k'}' {x}" for x, _ in next(iter(schemes.values())))
+        plots.append(f"{data}set xtics ({ticks})\nset xlabel '{axis.replace('_', ' ')}'\nplot {lines}\n")
+    script = f"""set terminal svg size 1200,700 font 'sans,12' background 'white'
+set output '{out / "scaling.svg"}'
+set logscale xy
+set ylabel 'ms a layer'
+set key top left
+set grid
+set multiplot layout 2,3
+{"".join(plots)}unset multiplot
+"""
+    subprocess.run(["gnuplot"], input=script, text=True, check=True)
+
+
 def main():
-    folder = pathlib.Path(sys.argv[1])
+    folder, out = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+    sys.stdout = (out / "performance.md").open("w")
     machine = (folder / "machine.txt").read_text()
     found = lambda key: next((m.group(1).strip() for m in re.finditer(rf"^\s*{key}:\s*(.*)$", machine, re.M)), "unknown")
     sample = json.loads(next(p for p in sorted(folder.glob("*.json")) if "vector_level" in p.read_text()).read_text())
@@ -78,6 +131,7 @@ def main():
           f"{huge_pages}; {context['date'][:10]}, commit {(folder / 'commit.txt').read_text().strip()}.")
     for entry in TABLES:
         table(folder, *entry)
+    scaling(folder, out)
     compile_times(folder)
 
 

@@ -3,7 +3,7 @@
 #
 #   benchmarks/run.sh [--out FOLDER] [--only NAME] [options of Google Benchmark]
 #
-# FOLDER is build/benchmarks/results unless named; benchmarks/render.py FOLDER makes docs/performance.md of it. Ten minutes on two cores; an idle machine is
+# FOLDER is build/benchmarks/results unless named; benchmarks/render.py FOLDER docs makes docs/performance.md of it. Ten minutes on two cores; an idle machine is
 # needed, and huge pages allowed ("madvise" or "always").
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)

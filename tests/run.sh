@@ -16,7 +16,7 @@ fi
 
 # shellcheck source=examples/packages.sh
 source "$root/examples/packages.sh"
-need_packages g++ cmake ninja-build catch2 libpcre2-dev libopenblas-dev nlohmann-json3-dev libcli11-dev libbenchmark-dev gnuplot-nox clang clang-format clang-tidy
+need_packages g++ cmake ninja-build catch2 libpcre2-dev libopenblas-dev nlohmann-json3-dev libcli11-dev libbenchmark-dev gnuplot-nox clang clang-format clang-tidy g++-aarch64-linux-gnu qemu-user
 # What only some distributions have: its tests skip without it.
 [[ -n $(apt-cache --quiet=2 search --names-only '^libdlpack-dev$' 2>/dev/null) ]] && need_packages libdlpack-dev
 choose_compiler

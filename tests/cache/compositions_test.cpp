@@ -8,7 +8,7 @@ namespace compositions_test {
 
 namespace {
 
-constexpr int d = 32;
+constexpr int d = 64;
 namespace codecs = cellar::codec;
 namespace summaries = cellar::summary;
 namespace selects = cellar::select;
@@ -19,6 +19,14 @@ struct box_of_fp8 : scheme_defaults<d, float> {  // ArkVale's digests; keys and 
   using value_codec = codecs::fp8_e4m3<float>;
   using summary = summaries::box_digest<>;
   using select = selects::top_k;
+};
+struct scaled_bytes : scheme::quest<d, float> {  // attended in place: scales of two types
+  using key_codec = codecs::int8<>;
+  using value_codec = codecs::int8<float>;
+};
+struct bytes_and_halves : scheme::dense<d, bf16> {  // in place: keys with a scale, values without
+  using key_codec = codecs::fp8_e4m3<f16>;
+  using value_codec = codecs::identity<f16>;
 };
 struct served_yakv : scheme::yakv<d, float> {  // the published serving path: fp8 without scales
   using key_codec = codecs::fp8_e4m3<codecs::unscaled>;
@@ -66,6 +74,8 @@ struct capped_tokens : scheme::yakv<d, float> {
 template <class F>
 void for_each_composition(F const& f) {
   f(std::type_identity<box_of_fp8>{});
+  f(std::type_identity<scaled_bytes>{});
+  f(std::type_identity<bytes_and_halves>{});
   f(std::type_identity<served_yakv>{});
   f(std::type_identity<integers>{});
   f(std::type_identity<residual_landmarks>{});
@@ -125,6 +135,45 @@ TEST_CASE("threshold and top_p select less than the budget where less is enough,
   check(std::type_identity<residual_chunks>{});
   check(std::type_identity<within_alpha>{});
   check(std::type_identity<centred_integers>{});
+}
+
+TEST_CASE("a prompt staged in 16 bits gives what the same numbers give in f32") {
+  auto const check = []<class Scheme, class T>(std::type_identity<Scheme>, std::type_identity<T>) {
+    constexpr int n = 150, heads = 2;
+    random_numbers r(31);
+    std::vector<double> const frequencies(d / 2, 0.1);
+    model_shape const shape{.layers = 2, .query_heads = 4, .kv_heads = heads, .head_dim = d, .rotary = {.inverse_frequencies = {frequencies.data(), d / 2}}};
+    auto keys = r.normals(shape.layers * n * heads * d), values = r.normals(shape.layers * n * heads * d);
+    std::vector<T> few_keys, few_values;
+    for (float& x : keys) x = to_float(few_keys.emplace_back(from_float<T>(x)));
+    for (float& x : values) x = to_float(few_values.emplace_back(from_float<T>(x)));
+    auto const q = r.normals(shape.query_heads * d), next = r.normals(heads * d);
+    auto const outputs = [&](auto const& staging) {
+      host::executor const on;
+      cache<Scheme> c(on, shape, {.sequences = 1, .tokens = n + 1},
+                      {.tokens = 32, .sinks = 2, .window = 8, .outliers = Scheme::outliers::keeps_outliers ? 2 : 0});
+      auto const id = c.begin_prompt(staging);
+      c.finish_prompt(on, id);
+      batch_entry const one{id, 1};
+      c.plan(on, {&one, 1});
+      std::vector<float> all;
+      for (int layer = 0; layer < shape.layers; ++layer) {
+        std::vector<float> out(q.size());
+        c.append(on, layer, packed_heads<float const>(next.data(), 1, heads, d), packed_heads<float const>(next.data(), 1, heads, d));
+        c.attend(on, layer, packed_heads<float const>(q.data(), 1, shape.query_heads, d), packed_heads(out.data(), 1, shape.query_heads, d));
+        all.insert(all.end(), out.begin(), out.end());
+      }
+      return all;
+    };
+    REQUIRE(outputs(prompt_staging<T>{few_keys.data(), few_values.data(), n, n}) == outputs(prompt_staging<float>{keys.data(), values.data(), n, n}));
+  };
+  auto const in_both = [&](auto scheme) {
+    check(scheme, std::type_identity<f16>{});
+    check(scheme, std::type_identity<bf16>{});
+  };
+  in_both(std::type_identity<scheme::yakv_centred<d, float>>{});
+  in_both(std::type_identity<scheme::yakv_before_rotary<d, float>>{});  // planes of all heads
+  in_both(std::type_identity<scheme::shadow_kv<d, jacobi_eigensolver, float, cellar::codec::fixed_rank<20>>>{});
 }
 
 }  // namespace compositions_test

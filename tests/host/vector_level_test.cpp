@@ -290,6 +290,46 @@ TEST_CASE("numbers are rounded to stored scalars as from_float does, and checked
   check(std::type_identity<bf16>{});
 }
 
+TEST_CASE("numbers over a scale become int8 and fp8 as in double: nearest, ties to even, saturated, at every level") {
+  random_numbers r(16);
+  std::vector<float> x = r.normals(20000, 40);
+  for (int i = -1100; i <= 1100; ++i) x.push_back(float(i) * 0.5f);                              // ties of integers, beyond 127 and 448
+  for (std::uint32_t code = 0; code < 0x7e; ++code)                                             // fp8: each number and halfway to the next one
+    for (float const sign : {1.0f, -1.0f}) {
+      float const a = to_float(e4m3{std::uint8_t(code)}), b = to_float(e4m3{std::uint8_t(code + 1)});
+      x.insert(x.end(), {sign * a, sign * (a + b) / 2, std::nextafter(sign * (a + b) / 2, 0.0f), std::nextafter(sign * (a + b) / 2, sign * 1e9f)});
+    }
+  for (float const y : {0.0f, -0.0f, 1e-30f, -1e-30f, 3e38f, -3e38f}) x.push_back(y);
+  std::vector<double> values;  // of fp8, by code
+  for (std::uint32_t code = 0; code < 0x7f; ++code) values.push_back(double(to_float(e4m3{std::uint8_t(code)})));
+  for_levels([&](serial_team t) {
+    for (float const scale : {1.0f, 0.37f, 0.0f})
+      for (i64 const n : {i64{1}, i64{7}, i64{8}, i64{13}, i64(x.size())}) {
+        float const* const from = x.data() + x.size() - n;
+        std::vector<std::byte> bytes(std::size_t(n) + 1, std::byte{7}), fp8(std::size_t(n) + 1, std::byte{7});
+        quantize<std::int8_t>(t, from, n, scale, bytes.data());
+        quantize<e4m3>(t, from, n, scale, fp8.data());
+        float most = 0;
+        for (i64 i = 0; i < n; ++i) {
+          most = std::max(most, std::abs(from[i]));
+          double const y = scale > 0 ? double(from[i] / scale) : 0.0;
+          REQUIRE(int(std::int8_t(bytes[std::size_t(i)])) == int(std::nearbyint(std::clamp(y, -127.0, 127.0))));
+          auto const code = std::uint8_t(fp8[std::size_t(i)]);
+          if (std::signbit(y)) REQUIRE(code >= 0x80u);
+          std::size_t best = 0;
+          for (std::size_t c = 1; c < values.size() && n < 100; ++c) {
+            double const d = std::abs(values[c] - std::abs(y)), least = std::abs(values[best] - std::abs(y));
+            if (d < least || (d == least && c % 2 == 0)) best = c;
+          }
+          REQUIRE(std::size_t(code & 0x7fu) == (n < 100 ? best : std::size_t(to_e4m3(float(std::abs(y))).bits)));
+        }
+        REQUIRE((bytes.back() == std::byte{7} && fp8.back() == std::byte{7}));
+        CHECK(largest_magnitude(t, from, n) == most);
+      }
+    CHECK(largest_magnitude(t, x.data(), 0) == 0);
+  });
+}
+
 TEST_CASE("exp is right within 2 ulp down to -87, and 0 at -104, beyond, and at -infinity, at every level") {
   for_levels([&](serial_team t) {
     std::vector<float> x{0.0f, -0.0f, -1e-30f, -87.0f, -88.0f, -95.0f, -103.9f, -104.0f, -105.0f, -1000.0f, -3e38f, -infinity};

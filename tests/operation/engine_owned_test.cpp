@@ -126,6 +126,17 @@ TEST_CASE("operations refuse a step that its memory cannot hold, before they wri
   CHECK_THROWS_WITH(seal({.pages = mine.pages_of(0, 8), .sealed = 7, .length = 100}), contains("exceed the prompt"));
   CHECK_THROWS_WITH(seal({.pages = mine.pages_of(0, 8), .sealed = 3, .length = 100}), contains("tail_rows"));
   CHECK_THROWS_WITH(seal({.pages = mine.pages_of(0, 8), .sealed = 5, .length = 101}), contains("[length, kv_heads, head_dim]"));
+  std::vector<f16> const halves(rows.size());
+  std::vector<float> many_floats(1 << 20);
+  prompt_layer<Scheme> mixed[2] = {layer, layer};
+  for (any_heads_view prompt_layer<Scheme>::*rows_of_layer : {&prompt_layer<Scheme>::keys, &prompt_layer<Scheme>::values}) {
+    mixed[1] = layer;
+    mixed[1].*rows_of_layer = packed_heads(halves.data(), 100, 2, 32);
+    CHECK_THROWS_WITH(
+        host::seal_prompt<Scheme>(on, mine.map, {mixed, 2}, {.pages = mine.pages_of(0, 8), .sealed = 5, .length = 100}, {many_floats.data(), 1 << 20}),
+        contains("one scalar type"));
+  }
+  CHECK_THROWS_WITH(host::seal_prompt<Scheme>(on, mine.map, {}, {}, {}), contains("no layers"));
   CHECK(mine.near == untouched);
   CHECK(out == std::vector<float>(out.size(), -7.f));
 }

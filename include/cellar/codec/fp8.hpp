@@ -39,14 +39,11 @@ struct fp8_e4m3 : cellar::detail::plain_scorer<e4m3, std::conditional_t<std::is_
     for (i64 r = t.rank(); r < x.rows; r += t.size()) {
       float s = 1;
       if constexpr (is_scaled) {
-        float most = 0;
-        for (i64 c = 0; c < x.columns(); ++c) most = maximum{}(most, x(r, c) < 0 ? -x(r, c) : x(r, c));
-        Scale const stored = rounded_up<Scale>(most / largest_e4m3);
+        Scale const stored = rounded_up<Scale>(largest_magnitude(t, x.row(r), x.columns()) / largest_e4m3);
         detail::store(to.scales + r * to.scale_stride, stored);
         s = to_float(stored);
       }
-      std::byte* const codes = to.codes + r * to.code_stride;
-      for (i64 c = 0; c < x.columns(); ++c) codes[c] = std::byte(to_e4m3(s > 0 ? x(r, c) / s : 0.0f).bits);
+      quantize<e4m3>(t, x.row(r), x.columns(), s, to.codes + r * to.code_stride);
     }
   }
   template <team Team, int D>

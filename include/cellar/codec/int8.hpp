@@ -27,16 +27,9 @@ struct int8 : cellar::detail::plain_scorer<std::int8_t, Scale> {
   template <team Team, int D>
   CELLAR_HD void encode(Team& t, matrix_view<float const, D> x, row_parts<std::byte> to) const {
     for (i64 r = t.rank(); r < x.rows; r += t.size()) {
-      float most = 0;
-      for (i64 c = 0; c < x.columns(); ++c) most = maximum{}(most, x(r, c) < 0 ? -x(r, c) : x(r, c));
-      Scale const stored = rounded_up<Scale>(most / 127);
+      Scale const stored = rounded_up<Scale>(largest_magnitude(t, x.row(r), x.columns()) / 127);
       detail::store(to.scales + r * to.scale_stride, stored);
-      float const s = to_float(stored);
-      std::byte* const codes = to.codes + r * to.code_stride;
-      for (i64 c = 0; c < x.columns(); ++c) {
-        float const code = s > 0 ? x(r, c) / s : 0.0f;  // beyond 127 only where s is a subnormal f32
-        codes[c] = std::byte(std::uint8_t(nearest_integer(code > 127 ? 127 : code < -127 ? -127 : code)));
-      }
+      quantize<std::int8_t>(t, x.row(r), x.columns(), to_float(stored), to.codes + r * to.code_stride);  // saturates only where s is a subnormal f32
     }
   }
   template <team Team, int D>

@@ -49,6 +49,9 @@ struct vector_kernels {
   void (*multiply)(float* x, float const* by, i64 count);
   float (*exponentials)(float* x, i64 count, float reference);
   float (*largest)(float const* x, i64 count);
+  float (*largest_magnitude)(float const* x, i64 count);
+  void (*quantize_bytes)(float const* x, i64 count, float scale, std::byte* codes);
+  void (*quantize_fp8)(float const* x, i64 count, float scale, std::byte* codes);
   float (*sum_of_exponentials)(float const* x, i64 count, float reference);
   void (*raise)(float* to, float const* x, i64 count, float less);
   void (*hadamard)(float* x, int width);  ///< Of a width of 8 or more.
@@ -211,6 +214,30 @@ CELLAR_HD float largest_of(Team const& t, float const* x, i64 count) {
   float top = -infinity;
   for (i64 i = t.rank(); i < count; i += t.size()) top = maximum{}(top, x[i]);
   return top;
+}
+
+/// The largest |x[i]|; 0 of none. One member's work, of numbers.
+template <team Team>
+CELLAR_HD float largest_magnitude(Team const& t, float const* x, i64 count) {
+  if (auto const* const k = detail::kernels_of(t)) return k->largest_magnitude(x, count);
+  float most = 0;
+  for (i64 i = 0; i < count; ++i) most = maximum{}(most, x[i] < 0 ? -x[i] : x[i]);
+  return most;
+}
+
+/// codes[i] = x[i] / scale as T, std::int8_t within 127 to each side or e4m3, rounded to nearest, ties to even, and saturated; 0 for a scale of 0. One
+/// member's work, of numbers.
+template <class T, team Team>
+CELLAR_HD void quantize(Team const& t, float const* x, i64 count, float scale, std::byte* codes) {
+  static_assert(std::is_same_v<T, std::int8_t> || std::is_same_v<T, e4m3>);
+  if (auto const* const k = detail::kernels_of(t)) return (std::is_same_v<T, e4m3> ? k->quantize_fp8 : k->quantize_bytes)(x, count, scale, codes);
+  for (i64 i = 0; i < count; ++i) {
+    float const y = scale > 0 ? x[i] / scale : 0.0f;
+    if constexpr (std::is_same_v<T, e4m3>)
+      codes[i] = std::byte(to_e4m3(y).bits);
+    else
+      codes[i] = std::byte(std::uint8_t(nearest_integer(y > 127 ? 127 : y < -127 ? -127 : y)));
+  }
 }
 
 /// The sum of exp(x[i] - reference), for x[i] <= reference; NaN adds nothing. Members sum the elements rank, rank + size, ..., each its own part.

@@ -295,6 +295,52 @@ CELLAR_AVX2 inline float largest(float const* x, i64 count) {
   return most;
 }
 
+CELLAR_AVX2 inline float largest_magnitude(float const* x, i64 count) {
+  __m256 top = _mm256_setzero_ps();
+  for (i64 i = 0; i < count; i += 8) top = _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), load_some(x, i, count, 0)), top);
+  alignas(32) float s[8];
+  _mm256_store_ps(s, top);
+  float most = s[0];
+  for (float y : s) most = most < y ? y : most;
+  return most;
+}
+
+/// The low bytes of eight integers, to `count` codes.
+CELLAR_AVX2_INLINE void store_bytes(__m256i x, i64 count, std::byte* to) {
+  __m256i const low = _mm256_shuffle_epi8(x, _mm256_set1_epi32(0x0c080400));
+  auto const a = std::uint32_t(_mm_cvtsi128_si32(_mm256_castsi256_si128(low))), b = std::uint32_t(_mm_cvtsi128_si32(_mm256_extracti128_si256(low, 1)));
+  std::uint64_t const eight = a | std::uint64_t(b) << 32;
+  __builtin_memcpy(to, &eight, std::size_t(count < 8 ? count : 8));
+}
+
+/// x / scale of eight numbers from i on, 0 for a scale of 0.
+CELLAR_AVX2_INLINE __m256 quotients(float const* x, i64 i, i64 count, float scale) {
+  return scale > 0 ? _mm256_div_ps(load_some(x, i, count, 0), _mm256_set1_ps(scale)) : _mm256_setzero_ps();
+}
+
+CELLAR_AVX2 inline void quantize_bytes(float const* x, i64 count, float scale, std::byte* codes) {
+  for (i64 i = 0; i < count; i += 8) {
+    __m256 const y = _mm256_min_ps(_mm256_max_ps(quotients(x, i, count, scale), _mm256_set1_ps(-127)), _mm256_set1_ps(127));
+    store_bytes(_mm256_cvtps_epi32(y), count - i, codes + i);
+  }
+}
+
+/// As to_e4m3.
+CELLAR_AVX2 inline void quantize_fp8(float const* x, i64 count, float scale, std::byte* codes) {
+  for (i64 i = 0; i < count; i += 8) {
+    __m256i const bits = _mm256_castps_si256(quotients(x, i, count, scale));
+    __m256i const sign = _mm256_and_si256(_mm256_srli_epi32(bits, 24), _mm256_set1_epi32(0x80));
+    __m256i const magnitude = _mm256_min_epi32(_mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff)), _mm256_set1_epi32(0x43e00000));  // 448
+    __m256i const odd = _mm256_and_si256(_mm256_srli_epi32(magnitude, 20), _mm256_set1_epi32(1));
+    __m256i const normal =
+        _mm256_srli_epi32(_mm256_add_epi32(_mm256_sub_epi32(magnitude, _mm256_set1_epi32(0x3c000000)), _mm256_add_epi32(odd, _mm256_set1_epi32(0x7ffff))), 20);
+    __m256i const subnormal =
+        _mm256_sub_epi32(_mm256_castps_si256(_mm256_add_ps(_mm256_castsi256_ps(magnitude), _mm256_set1_ps(0x1p14f))), _mm256_set1_epi32(0x46800000));
+    __m256i const is_normal = _mm256_cmpgt_epi32(magnitude, _mm256_set1_epi32(0x3c7fffff));
+    store_bytes(_mm256_or_si256(sign, _mm256_blendv_epi8(subnormal, normal, is_normal)), count - i, codes + i);
+  }
+}
+
 CELLAR_AVX2 inline float sum_of_exponentials(float const* x, i64 count, float reference) {
   __m256 sum = _mm256_setzero_ps();
   for (i64 i = 0; i < count; i += 8) {
@@ -609,6 +655,9 @@ inline constexpr vector_kernels kernels{.f32 = kernels_of_rows<float>,
                                         .multiply = multiply,
                                         .exponentials = exponentials,
                                         .largest = largest,
+                                        .largest_magnitude = largest_magnitude,
+                                        .quantize_bytes = quantize_bytes,
+                                        .quantize_fp8 = quantize_fp8,
                                         .sum_of_exponentials = sum_of_exponentials,
                                         .raise = raise,
                                         .hadamard = hadamard,
