@@ -3,6 +3,7 @@
 
     benchmarks/render.py FOLDER docs
 """
+import io
 import json
 import math
 import pathlib
@@ -89,6 +90,8 @@ def scaling(folder, out):
         return
     series = {}
     for row in json.loads(path.read_text())["benchmarks"]:
+        if row.get("error_occurred"):
+            continue
         _, axis, scheme, value = row["name"].split("/")[:4]
         series.setdefault(axis, {}).setdefault(scheme, []).append((int(value), row))
     print(SCALING)
@@ -119,7 +122,8 @@ set multiplot layout 2,3
 
 def main():
     folder, out = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
-    sys.stdout = (out / "performance.md").open("w")
+    written = io.StringIO()
+    sys.stdout = written
     machine = (folder / "machine.txt").read_text()
     found = lambda key: next((m.group(1).strip() for m in re.finditer(rf"^\s*{key}:\s*(.*)$", machine, re.M)), "unknown")
     sample = json.loads(next(p for p in sorted(folder.glob("*.json")) if "vector_level" in p.read_text()).read_text())
@@ -133,6 +137,7 @@ def main():
         table(folder, *entry)
     scaling(folder, out)
     compile_times(folder)
+    (out / "performance.md").write_text(written.getvalue())
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ struct work {
 
 template <class Scheme>
 void step(benchmark::State& state, host::executor const& on, work const& w) {
-  int const layers = int(std::clamp<i64>(131072 / (w.tokens * w.batch), 1, 32));  // more than any cache holds
+  int const layers = int(std::clamp<i64>(524288 / (w.tokens * w.batch * w.kv_heads), 1, 64));  // keys and values of 256 MiB, and the probe reads between
   budget b = Scheme::published;
   b.tokens = w.budget;
   b.share = 0;

@@ -41,7 +41,7 @@ MUTATIONS = [
     ("host/vector_avx2.hpp", "_mm256_set1_ps(256)", "_mm256_set1_ps(128)", "host/vector_level_test.cpp"),
     ("host/vector_avx512.hpp", "entries + 16 * (Group + g)", "entries + 16 * g", "host/vector_level_test.cpp"),
     # codec
-    ("codec/nearest_in_plane.hpp", "<= bound * (1 + 1e-5) + 1e-5", "<= bound * 0.7", "codec/higgs_test.cpp"),
+    ("codec/nearest_in_plane.hpp", "<= bound * (1 + 1e-5f) + 1e-5f", "<= bound * 0.7f", "codec/higgs_test.cpp"),
     ("codec/nearest_in_plane.hpp", "found = d < best ? p : found", "found = d <= best ? p : found", "codec/higgs_test.cpp"),
     ("codec/nearest_in_plane.hpp", "while (++group < first_[cell + 1])", "while (false)", "codec/higgs_test.cpp"),
     ("operation/attend.hpp", "multiply(t, weight, some.key_scales, some.filled)", "multiply(t, weight, some.value_scales, some.filled)", "cache/compositions_test.cpp"),
@@ -158,7 +158,7 @@ MUTATIONS = [
     ("select/radix.hpp", "s.bins[i] = 0;\n    t.sync();", "s.bins[i] = 0;", "emulator/bodies_test.cpp"),
     ("summary/quantized_key.hpp", "        }\n      }\n      t.sync();", "        }\n      }", "emulator/bodies_test.cpp"),
     ("summary/residual.hpp", "      }\n      t.sync();", "      }", "emulator/bodies_test.cpp"),
-    ("operation/attend.hpp", "t.sync();\n    row_pointers", "row_pointers", "emulator/bodies_test.cpp"),
+    ("operation/attend.hpp", "t.sync();\n    i64 const near_bytes", "i64 const near_bytes", "emulator/bodies_test.cpp"),
     ("operation/score.hpp", "scratch});\n  t.sync();", "scratch});", "emulator/bodies_test.cpp"),
 ]
 

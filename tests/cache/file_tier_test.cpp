@@ -15,6 +15,11 @@ struct shared_planes : scheme::mean_landmark<D, float> {
   using key_codec = cellar::codec::low_rank<cellar::codec::fixed_rank<12>, jacobi_eigensolver, float>;
 };
 
+struct scaled_rows : scheme::quest<16, float> {  // plain rows: in place in memory
+  using key_codec = cellar::codec::int8<>;
+  using value_codec = cellar::codec::fp8_e4m3<f16>;
+};
+
 /// The same step of a cache in memory and of one in a file.
 template <class Scheme>
 void check_same(i64 pool_runs) {
@@ -54,11 +59,12 @@ TEST_CASE("far planes in a file give the attention of far planes in memory, with
   for (i64 const pool_runs : {0, 1, 5, 1000000}) {  // one layer's selection, less than one step needs, all there is
     for_each_scheme<32>([&]<class Scheme>(std::type_identity<Scheme>) { check_same<Scheme>(pool_runs); });
     check_same<shared_planes<16>>(pool_runs);
+    check_same<scaled_rows>(pool_runs);
   }
 }
 
 TEST_CASE("prefetched blocks are hits, and a pool serves what it has without the file") {
-  using Scheme = in_file<scheme::quest<32, float>>;
+  using Scheme = in_file<scheme::quest<16, float>>;
   reference<Scheme> ref(1, 1, 1, 42);
   host::executor const on;
   trial<Scheme> t(ref, {200}, 20, {.tokens = 64}, on, 1, 0, 40);
@@ -80,7 +86,7 @@ TEST_CASE("prefetched blocks are hits, and a pool serves what it has without the
 }
 
 TEST_CASE("what an open step seals cannot be prefetched in a layer before it is appended there") {
-  using Scheme = in_file<scheme::quest<32, float>>;
+  using Scheme = in_file<scheme::quest<16, float>>;
   reference<Scheme> ref(2, 1, 1, 44);
   host::executor const on;
   trial<Scheme> t(ref, {32}, 20, {.tokens = 64}, on);
@@ -131,7 +137,7 @@ struct faulty_tier : tier::basic_file<faulty_file> {
   struct options {};
   faulty_tier(int layers, block_geometry const& g, i64 blocks, options const&) : basic_file(layers, g, blocks, {.path = scratch_path()}) {}
 };
-struct faulty_quest : scheme::quest<32, float> {
+struct faulty_quest : scheme::quest<16, float> {
   using tier = faulty_tier;
 };
 

@@ -120,8 +120,8 @@ TEST_CASE("generation goes on past window, blocks and pages up to limits.generat
     CHECK(t.step({0}, {1}, rounding) == last);
   };
   for_each_scheme<32>(check);
-  check(std::type_identity<sealing_mean<32>>{});
-  check(std::type_identity<sealing_yakv<32>>{});
+  check(std::type_identity<sealing_mean<16>>{});
+  check(std::type_identity<sealing_yakv<16>>{});
 }
 
 TEST_CASE("every group size reads the KV head that its query heads belong to") {  // H14
@@ -153,11 +153,11 @@ TEST_CASE("every group size reads the KV head that its query heads belong to") {
         }
       }
   };
-  check(std::type_identity<scheme::dense<32, float>>{}, 1e-5);
-  check(std::type_identity<scheme::quest<32, float>>{}, 1e-5);
-  check(std::type_identity<sealing_mean<32>>{}, 1e-5);
-  check(std::type_identity<scheme::yakv<32, float>>{}, 0.45);  // what codes make of 4 is not taken for 1 or 16
-  CHECK_THROWS_WITH((cache<scheme::dense<32, float>>(serial, {.layers = 1, .query_heads = 33, .kv_heads = 2, .head_dim = 16}, {.sequences = 1, .tokens = 10})),
+  check(std::type_identity<scheme::dense<16, float>>{}, 1e-5);
+  check(std::type_identity<scheme::quest<16, float>>{}, 1e-5);
+  check(std::type_identity<sealing_mean<16>>{}, 1e-5);
+  check(std::type_identity<scheme::yakv<16, float>>{}, 0.45);  // what codes make of 4 is not taken for 1 or 16
+  CHECK_THROWS_WITH((cache<scheme::dense<16, float>>(serial, {.layers = 1, .query_heads = 33, .kv_heads = 2, .head_dim = 16}, {.sequences = 1, .tokens = 10})),
                     contains("multiple of kv_heads"));
 }
 
@@ -245,9 +245,9 @@ TEST_CASE("what a sequence selects does not depend on the batch: top_k, threshol
     CHECK(selected({{2, 0}, {1}}) == alone);
     CHECK(selected({{1, 2, 0}}) == alone);
   };
-  check(std::type_identity<scheme::quest<32, float>>{});
-  check(std::type_identity<by_threshold<32>>{});
-  check(std::type_identity<by_top_p<32>>{});
+  check(std::type_identity<scheme::quest<16, float>>{});
+  check(std::type_identity<by_threshold<16>>{});
+  check(std::type_identity<by_top_p<16>>{});
 }
 
 TEST_CASE("blocks that seal after queries are found by summaries as those of a prompt are") {  // H21
@@ -272,9 +272,9 @@ TEST_CASE("blocks that seal after queries are found by summaries as those of a p
       REQUIRE(ids[0] == ids[2]);
     }
   };
-  check(std::type_identity<scheme::quest<32, float>>{});
-  check(std::type_identity<sealing_mean<32>>{});
-  check(std::type_identity<sealing_yakv<32>>{});
+  check(std::type_identity<scheme::quest<16, float>>{});
+  check(std::type_identity<sealing_mean<16>>{});
+  check(std::type_identity<sealing_yakv<16>>{});
 }
 
 namespace {
@@ -338,13 +338,13 @@ TEST_CASE("every plane, summary and state moves with a sequence: outputs and sel
     }
   };
   for_each_scheme<32>(check);
-  check(std::type_identity<low_rank_keys<32>>{});
-  check(std::type_identity<scaled_planes<32>>{});
-  check(std::type_identity<shared_scales<32>>{});
-  check(std::type_identity<learnt<32>>{});
-  check(std::type_identity<in_file<scaled_planes<32>>>{});
-  check(std::type_identity<in_file<shared_scales<32>>>{});
-  check(std::type_identity<in_file<learnt<32>>>{});
+  check(std::type_identity<low_rank_keys<16>>{});
+  check(std::type_identity<scaled_planes<16>>{});
+  check(std::type_identity<shared_scales<16>>{});
+  check(std::type_identity<learnt<16>>{});
+  check(std::type_identity<in_file<scaled_planes<16>>>{});
+  check(std::type_identity<in_file<shared_scales<16>>>{});
+  check(std::type_identity<in_file<learnt<16>>>{});
 }
 
 TEST_CASE("far memory full with every sequence alive refuses cleanly, however often, and one that is freed lets the others finish") {  // H32
@@ -390,7 +390,7 @@ TEST_CASE("every edge of what is supported is refused by name") {  // H36
     change(s, l, b);
     CHECK_THROWS_WITH(cache<Scheme>(serial, s, l, b), contains(words));
   };
-  std::type_identity<scheme::quest<32, float>> const quest;
+  std::type_identity<scheme::quest<16, float>> const quest;
   for (int const d : {0, 4, 12, 264, 576, -16}) refused(quest, "head_dim must be a multiple of 8 up to 256", [&](auto& s, auto&, auto&) { s.head_dim = d; });
   refused(quest, "head_dim is not the scheme's", [](auto& s, auto&, auto&) {
     s.head_dim = 24;
@@ -408,8 +408,8 @@ TEST_CASE("every edge of what is supported is refused by name") {  // H36
   refused(quest, "negative", [](auto&, auto& l, auto&) { l.step_sequences = -1; });
   refused(quest, "negative", [](auto&, auto& l, auto&) { l.far_tokens = -1; });
   refused(quest, "32-bit ids", [](auto&, auto& l, auto&) { l.tokens = i64{1} << 40; });
-  refused(std::type_identity<shared_scales<32>>{}, "at most 4096 channels", [](auto& s, auto&, auto&) { s.kv_heads = s.query_heads = 257; });
-  refused(std::type_identity<scheme::yakv_centred<32, float>>{}, "rotary must be set", [](auto& s, auto&, auto&) { s.rotary = {}; });
+  refused(std::type_identity<shared_scales<16>>{}, "at most 4096 channels", [](auto& s, auto&, auto&) { s.kv_heads = s.query_heads = 257; });
+  refused(std::type_identity<scheme::yakv_centred<16, float>>{}, "rotary must be set", [](auto& s, auto&, auto&) { s.rotary = {}; });
 }
 
 namespace {
@@ -424,7 +424,7 @@ struct global_layers : scheme::quest<D, float> {};
 }  // namespace
 
 TEST_CASE("layers of two kinds interleaved in two caches: windows beside selection, prompts of any length, roll back and fork") {  // H39
-  constexpr int d = 32;
+  constexpr int d = 16;
   using local = local_layers<d>;
   using global = global_layers<d>;
   i64 const window = 24, rolled_back = 5;

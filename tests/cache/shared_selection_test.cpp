@@ -230,7 +230,7 @@ TEST_CASE("a prompt without far tokens has no mean value: what is chosen of the 
 }
 
 TEST_CASE("a scheme that never reads far memory has none, and runs on in what its window needs") {
-  using Scheme = scheme::sink_window<32, float>;
+  using Scheme = scheme::sink_window<16, float>;
   i64 const tokens = 1000000000;
   reference<Scheme> ref(1, 1, 2, 74);
   host::executor const on;
@@ -268,7 +268,7 @@ TEST_CASE("a scheme that never reads far memory has none, and runs on in what it
 namespace {
 
 template <int Tokens>
-struct windowed : scheme::sink_window<32, float> {
+struct windowed : scheme::sink_window<16, float> {
   static constexpr int block_tokens = 4;
   using attention = cellar::attention::sliding_window<Tokens>;
 };

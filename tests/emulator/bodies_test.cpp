@@ -473,6 +473,10 @@ struct by_sum : scheme::quest<d> {
   using reduce = cellar::select::sum_of_logits;
 };
 
+struct scaled_rows : scheme::quest<d> {  // plain rows of other types than near ones, with scales
+  using key_codec = cellar::codec::int8<>;
+  using value_codec = cellar::codec::fp8_e4m3<float>;
+};
 struct narrow_heads : scheme_defaults<d> {
   using key_codec = cellar::codec::fp8_e4m3<>;
   using value_codec = cellar::codec::int4<>;
@@ -520,4 +524,5 @@ TEST_CASE("train, seal, score and attend agree in blocks and in series, for ever
   check_operations<of_both_heads>();
   check_operations<with_remainder>();
   check_operations<in_two_parts>();
+  check_operations<scaled_rows>();
 }

@@ -65,7 +65,7 @@ struct scattered_rows {
       at += d * i64(sizeof(T)) + i % 9;
     }
   }
-  row_pointers pointers() const { return {rows.data(), i64(rows.size()), rows.data(), i64(rows.size()) / 2}; }
+  row_pointers pointers() const { return {rows.data(), i64(rows.size()), rows.data(), i64(rows.size()) / 2, 100}; }
 
   std::vector<std::byte> bytes;
   std::vector<float> values;
@@ -292,9 +292,9 @@ TEST_CASE("numbers are rounded to stored scalars as from_float does, and checked
 
 TEST_CASE("numbers over a scale become int8 and fp8 as in double: nearest, ties to even, saturated, at every level") {
   random_numbers r(16);
-  std::vector<float> x = r.normals(20000, 40);
-  for (int i = -1100; i <= 1100; ++i) x.push_back(float(i) * 0.5f);                              // ties of integers, beyond 127 and 448
-  for (std::uint32_t code = 0; code < 0x7e; ++code)                                             // fp8: each number and halfway to the next one
+  std::vector<float> x = r.normals(2000, 40);
+  for (int i = -1100; i <= 1100; ++i) x.push_back(float(i) * 0.5f);  // ties of integers, beyond 127 and 448
+  for (std::uint32_t code = 0; code < 0x7e; ++code)                  // fp8: each number and halfway to the next one
     for (float const sign : {1.0f, -1.0f}) {
       float const a = to_float(e4m3{std::uint8_t(code)}), b = to_float(e4m3{std::uint8_t(code + 1)});
       x.insert(x.end(), {sign * a, sign * (a + b) / 2, std::nextafter(sign * (a + b) / 2, 0.0f), std::nextafter(sign * (a + b) / 2, sign * 1e9f)});
@@ -315,13 +315,13 @@ TEST_CASE("numbers over a scale become int8 and fp8 as in double: nearest, ties 
           double const y = scale > 0 ? double(from[i] / scale) : 0.0;
           REQUIRE(int(std::int8_t(bytes[std::size_t(i)])) == int(std::nearbyint(std::clamp(y, -127.0, 127.0))));
           auto const code = std::uint8_t(fp8[std::size_t(i)]);
-          if (std::signbit(y)) REQUIRE(code >= 0x80u);
+          REQUIRE((code >= 0x80u) == std::signbit(y));
           std::size_t best = 0;
-          for (std::size_t c = 1; c < values.size() && n < 100; ++c) {
+          for (std::size_t c = 1; c < values.size(); ++c) {
             double const d = std::abs(values[c] - std::abs(y)), least = std::abs(values[best] - std::abs(y));
             if (d < least || (d == least && c % 2 == 0)) best = c;
           }
-          REQUIRE(std::size_t(code & 0x7fu) == (n < 100 ? best : std::size_t(to_e4m3(float(std::abs(y))).bits)));
+          REQUIRE(std::size_t(code & 0x7fu) == best);
         }
         REQUIRE((bytes.back() == std::byte{7} && fp8.back() == std::byte{7}));
         CHECK(largest_magnitude(t, from, n) == most);

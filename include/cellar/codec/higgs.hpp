@@ -8,6 +8,13 @@
 
 namespace cellar::inline CELLAR_ABI::codec {
 
+/// The cells of a plane grid, made at the first call in a program.
+template <int Points>
+nearest_in_plane const& nearest_on_grid() {
+  static nearest_in_plane const nearest(higgs_grid<2, Points>::points, Points);
+  return nearest;
+}
+
 /// HIGGS: a Hadamard rotation, one scale a row, and the nearest point of a grid optimal for the normal distribution.
 ///
 /// With C channels and rotation width r:  s = ||x||,  y = sqrt(C/r) H (signs * x) / s  has unit variance a channel, each `Dimension`
@@ -17,6 +24,7 @@ namespace cellar::inline CELLAR_ABI::codec {
 ///           none (as published); Scale: how s is stored; Scope: one rotation and scale a head, or over all heads (as published)
 /// Bytes     C * log2(Points) / (8 * Dimension) codes and one Scale a row
 /// Error     mean squared error a channel, for normal rows of unit variance: (4, 256) 0.0964, (2, 16) 0.1078, (2, 256) 0.0078
+/// The first code of a plane grid in a program takes a few milliseconds more, on the host: it makes the grid's cells (nearest_on_grid).
 /// Over all heads, one head is decoded at the cost of all, and a query's table is as wide as all.
 ///
 /// Source    Malinovskii et al., arXiv:2411.17525; the KV-cache form: arXiv:2604.08426. Deviation: one rotation a head by default
@@ -171,7 +179,7 @@ struct higgs : bound_head<Scope> {
   template <team Team>
   CELLAR_HD static void search(Team const& t, float const* y, int count, std::uint8_t* indices) {
     if constexpr (Dimension == 2 && std::is_same_v<Team, serial_team> && !is_device_pass) {
-      static nearest_in_plane const nearest(grid::points, Points);
+      auto const& nearest = nearest_on_grid<Points>();
       for (int k = 0; k < count; ++k) indices[k] = nearest(y[2 * k], y[2 * k + 1]);
     } else {
       nearest_points<Dimension, Points>(t, y, count, by_coordinate.data(), indices);

@@ -1,7 +1,6 @@
 #pragma once
 #include <algorithm>
 #include <array>
-#include <vector>
 
 #include "cellar/core/math.hpp"
 
@@ -9,29 +8,43 @@ namespace cellar::inline CELLAR_ABI::codec {
 
 /// The nearest of a grid's points in the plane: a square is cut into cells, and each knows the few points that are nearest to some place in it. On the host.
 ///
-/// The point found is that of a search among all: the least squared distance in f32, ties to the lowest. Allocates at construction
+/// The point found is that of a search among all: the least squared distance in f32, ties to the lowest. 33 KiB
 class nearest_in_plane {
  public:
-  /// Shapes  points [count][2]; must outlive this. Requires 1 to 256 points
+  /// Shapes      points [count][2]; must outlive this. Requires 1 to 256 points
+  /// Complexity  two million comparisons for 256 points
   nearest_in_plane(float const* points, int count) : points_(points), count_(count) {
-    auto const distances = [](double from, double to, double x) {  // least and largest of an interval's numbers to x
-      return std::array<double, 2>{x < from ? from - x : x > to ? x - to : 0, std::max(std::abs(from - x), std::abs(to - x))};
+    struct squares {
+      float least, largest;  // of an interval's numbers to a coordinate
     };
-    std::vector<double> least(std::size_t(count), 0.0);
-    for (int cell = 0; cell < side * side; ++cell) {
-      double const u = -half_width + cell / side * width, v = -half_width + cell % side * width;
-      double bound = 1e300;  // whatever lies in the cell, some point is no farther
-      for (int p = 0; p < count; ++p) {
-        auto const a = distances(u, u + width, double(points[2 * p])), b = distances(v, v + width, double(points[2 * p + 1]));
-        least[std::size_t(p)] = a[0] * a[0] + b[0] * b[0];
-        bound = std::min(bound, a[1] * a[1] + b[1] * b[1]);
+    std::array<std::array<squares, 256>, 2> to{};  // of a row of cells by the first coordinate, of a cell by the second one
+    auto const measure = [&](int side_at, int coordinate) {
+      double const from = -half_width + side_at * width, until = from + width;
+      for (int p = 0; p < count_; ++p) {
+        double const x = double(points_[2 * p + coordinate]),
+                     least = x < from    ? from - x
+                             : x > until ? x - until
+                                         : 0,
+                     most = std::max(std::abs(from - x), std::abs(until - x));
+        to[std::size_t(coordinate)][std::size_t(p)] = {float(least * least), float(most * most)};
       }
-      first_[std::size_t(cell)] = std::uint32_t(candidates_.size() / 4);
-      for (int p = 0; p < count; ++p)
-        if (least[std::size_t(p)] <= bound * (1 + 1e-5) + 1e-5) candidates_.push_back(std::uint8_t(p));  // a margin for f32
-      while (candidates_.size() % 4 != 0) candidates_.push_back(candidates_.back());
+    };
+    std::size_t group = 0;
+    for (int cell = 0; cell < side * side; ++cell) {
+      if (cell % side == 0) measure(cell / side, 0);
+      measure(cell % side, 1);
+      float bound = infinity;  // whatever lies in the cell, some point is no farther
+      for (std::size_t p = 0; p < std::size_t(count_); ++p) bound = std::min(bound, to[0][p].largest + to[1][p].largest);
+      first_[std::size_t(cell)] = std::uint16_t(group);
+      std::array<std::uint8_t, 256> near{};
+      std::size_t n = 0;
+      for (std::size_t p = 0; p < std::size_t(count_); ++p)
+        if (to[0][p].least + to[1][p].least <= bound * (1 + 1e-5f) + 1e-5f) near[n++] = std::uint8_t(p);  // a margin for f32
+      if (group + (n + 3) / 4 > most_groups) continue;                                                    // no room: this cell searches all
+      for (std::size_t k = 0; k < (n + 3) / 4 * 4; ++k) candidates_[group * 4 + k] = near[std::min(k, n - 1)];
+      group += (n + 3) / 4;
     }
-    first_.back() = std::uint32_t(candidates_.size() / 4);
+    first_.back() = std::uint16_t(group);
   }
 
   /// The index of the point nearest to (x, y). Complexity: a few distances; of all points outside the square, 4 to each side
@@ -41,15 +54,17 @@ class nearest_in_plane {
     auto const cell = std::size_t(int(u) * side + int(v));
     float best = infinity;
     int found = 0;
-    std::uint32_t group = first_[cell];
+    std::size_t group = first_[cell];
+    if (group == first_[cell + 1]) return nearest_of_all(x, y);
     do {  // nearly always once
-      for (int i = 0; i < 4; ++i) take_nearer(x, y, candidates_[group * 4 + std::size_t(i)], best, found);
+      for (std::size_t i = 0; i < 4; ++i) take_nearer(x, y, candidates_[group * 4 + i], best, found);
     } while (++group < first_[cell + 1]);
     return std::uint8_t(found);
   }
 
  private:
   static constexpr int side = 64;
+  static constexpr std::size_t most_groups = 6144;  // 4113 for the grid of 256 points
   static constexpr double half_width = 4, width = 2 * half_width / side;
 
   void take_nearer(float x, float y, int p, float& best, int& found) const {
@@ -67,8 +82,8 @@ class nearest_in_plane {
 
   float const* points_;
   int count_;
-  std::array<std::uint32_t, side * side + 1> first_{};  // of each cell's candidates, in groups of four
-  std::vector<std::uint8_t> candidates_;                // ascending in each cell, the last one repeated to fill a group
+  std::array<std::uint16_t, side * side + 1> first_{};      // of each cell's candidates, in groups of four
+  std::array<std::uint8_t, most_groups * 4> candidates_{};  // ascending in each cell, the last one repeated to fill a group
 };
 
 }  // namespace cellar::codec

@@ -11,12 +11,14 @@
 ///   one result depends on its own operands only: not on which other rows, lanes or queries the same call computes
 namespace cellar::inline CELLAR_ABI {
 
-/// Addresses of stored rows, nothing need be aligned, and of those that will be read next: prefetched; null for none.
+/// Addresses of stored rows, nothing need be aligned, and of those that will be read next, of next_bytes each: prefetched, as far as there are rows beside
+/// them; null for none.
 struct row_pointers {
   std::byte const* const* rows = nullptr;
   i64 count = 0;
   std::byte const* const* next = nullptr;
   i64 next_count = 0;
+  i64 next_bytes = 0;
 };
 
 /// Kernels over rows stored as T: float, f16, bf16, std::int8_t or e4m3.

@@ -65,13 +65,12 @@ template <class T, int Queries>
 CELLAR_AVX2_INLINE void dot_rows_of(float const* queries, i64 query_stride, int channels, row_pointers const& keys, float* out, i64 out_stride,
                                     bool prefetches) {
   constexpr int Keys = 8 / Queries;
-  i64 const bytes = channels * i64(sizeof(T));
   for (i64 i = 0; i < keys.count; i += Keys) {
     std::byte const* some[Keys];
     for (int j = 0; j < Keys; ++j) some[j] = keys.rows[i + j < keys.count ? i + j : keys.count - 1];
     if (prefetches)
       for (i64 j = i; j < i + Keys && j < keys.next_count; ++j)
-        for (i64 b = 0; b < bytes; b += 64) _mm_prefetch(keys.next[j] + b, _MM_HINT_T1);
+        for (i64 b = 0; b < keys.next_bytes; b += 64) _mm_prefetch(keys.next[j] + b, _MM_HINT_T1);
     alignas(32) float sums[8];
     dot_eight<T, Queries>(queries, query_stride, channels, some, sums);
     CELLAR_UNROLL
@@ -90,7 +89,9 @@ CELLAR_AVX2 inline void dot_rows(float const* queries, i64 query_stride, i64 cou
 
 /// Rows x Vectors * 8 channels of sums.
 template <class T, int Rows, int Vectors>
-CELLAR_AVX2_INLINE void add_weighted(float const* weights, i64 weight_stride, row_pointers const& values, int c, float* sums, i64 sum_stride, bool prefetches) {
+CELLAR_AVX2_INLINE void add_weighted(float const* weights, i64 weight_stride, row_pointers const& values, int c, int channels, float* sums, i64 sum_stride,
+                                     bool prefetches) {
+  i64 const next_begin = round_up(values.next_bytes * c / channels, 64), next_end = values.next_bytes * (c + 8 * Vectors) / channels;  // this pass's share
   __m256 s[Rows][Vectors];
   CELLAR_UNROLL
   for (int r = 0; r < Rows; ++r) CELLAR_UNROLL
@@ -98,7 +99,7 @@ CELLAR_AVX2_INLINE void add_weighted(float const* weights, i64 weight_stride, ro
   for (i64 i = 0; i < values.count; ++i) {
     std::byte const* const row = values.rows[i] + c * i64(sizeof(T));
     if (prefetches && i < values.next_count)
-      for (i64 b = 0; b < 8 * Vectors * i64(sizeof(T)); b += 64) _mm_prefetch(values.next[i] + c * i64(sizeof(T)) + b, _MM_HINT_T1);
+      for (i64 b = next_begin; b < next_end; b += 64) _mm_prefetch(values.next[i] + b, _MM_HINT_T1);
     __m256 x[Vectors];
     CELLAR_UNROLL
     for (int v = 0; v < Vectors; ++v) x[v] = load<T>(row + 8 * v * i64(sizeof(T)));
@@ -120,8 +121,8 @@ CELLAR_AVX2_INLINE void add_weighted_rows_of(float const* weights, i64 weight_st
   constexpr int vectors = Rows == 4 ? 2 : 4;
   int c = 0;
   for (; c + 8 * vectors <= channels; c += 8 * vectors)
-    add_weighted<T, Rows, vectors>(weights, weight_stride, values, c, sums, sum_stride, prefetches && c * i64(sizeof(T)) % 64 == 0);
-  for (; c < channels; c += 8) add_weighted<T, Rows, 1>(weights, weight_stride, values, c, sums, sum_stride, false);
+    add_weighted<T, Rows, vectors>(weights, weight_stride, values, c, channels, sums, sum_stride, prefetches);
+  for (; c < channels; c += 8) add_weighted<T, Rows, 1>(weights, weight_stride, values, c, channels, sums, sum_stride, prefetches);
 }
 
 template <class T>
@@ -325,7 +326,7 @@ CELLAR_AVX2 inline void quantize_bytes(float const* x, i64 count, float scale, s
   }
 }
 
-/// As to_e4m3.
+/// As to_e4m3, of numbers.
 CELLAR_AVX2 inline void quantize_fp8(float const* x, i64 count, float scale, std::byte* codes) {
   for (i64 i = 0; i < count; i += 8) {
     __m256i const bits = _mm256_castps_si256(quotients(x, i, count, scale));

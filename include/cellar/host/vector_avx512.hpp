@@ -3,7 +3,7 @@
 
 #ifdef CELLAR_X86
 
-/// Inner loops in AVX-512 (F, BW, VL), where they pay; the rest is AVX2's.
+/// Inner loops in AVX-512 (F, BW, VL: what its processors but the first have), where they pay; the rest is AVX2's.
 namespace cellar::inline CELLAR_ABI::host::avx512 {
 
 #define CELLAR_AVX512 [[gnu::target("avx512f,avx512bw,avx512vl,avx2,fma,f16c")]]
@@ -47,7 +47,7 @@ CELLAR_AVX512 inline void score_codes(float const* table, int group, int points,
     if (group == 2) score_nibbles_of<2>(table, codes + lane, bytes, code_stride, scales + lane, out + lane, out_stride);
     if (group == 1) score_nibbles_of<1>(table, codes + lane, bytes, code_stride, scales + lane, out + lane, out_stride);
   }
-  avx2::score_codes_after(lane, table, group, points, codes, bytes, code_stride, scales, lanes, out, out_stride);
+  avx2::score_codes(table, group, points, codes + lane, bytes, code_stride, scales + lane, lanes - lane, out + lane, out_stride);
 }
 
 #undef CELLAR_AVX512

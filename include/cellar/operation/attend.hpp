@@ -36,17 +36,24 @@ inline constexpr bool attends_in_place = S::tier::is_directly_readable&& plain_c
 
 namespace detail {
 
-/// What attention meets of rows stored by a codec: f32 where they are decoded.
+/// What attention meets of rows stored by a codec: f32 where they are decoded. Plain rows keep their scale to themselves wherever they lie, so that no tier
+/// changes a bit.
 template <bool InPlace, class Codec>
 struct met_rows {
   using scalar = float;
   using scale = void;
 };
-template <class Codec>
-struct met_rows<true, Codec> {
-  using scalar = typename Codec::plain_scalar;
+template <bool InPlace, plain_codec Codec>
+struct met_rows<InPlace, Codec> {
+  using scalar = std::conditional_t<InPlace, typename Codec::plain_scalar, float>;
   using scale = typename Codec::plain_scale;
 };
+
+/// Whether a codec's plain rows are of another type than near ones, or have scales.
+template <class Codec, class Near>
+inline constexpr bool is_other_than = false;
+template <plain_codec Codec, class Near>
+inline constexpr bool is_other_than<Codec, Near> = !std::is_same_v<typename Codec::plain_scalar, Near> || !std::is_void_v<typename Codec::plain_scale>;
 
 }  // namespace detail
 
@@ -75,11 +82,11 @@ CELLAR_HD i64 attended_blocks(sequence_view<S> const& from, sequence_step const&
 }
 
 /// Attention of one KV head's query group to one part of its keys: far blocks [part * part_blocks, ...) of the list; sinks and outliers before the first
-/// part's, the tail after the last one's. A far block is decoded as it is met. Outliers among the chosen blocks count once.
+/// part's, the tail after the last one's. A far block is decoded as it is met, unless it is attended to in place. Outliers among the chosen blocks count once.
 ///
 /// Shapes      queries [tokens * group, head_dim] f32, times the softmax scale, row = token * group + head; to [rows], written
 /// Requires    blocks ascending, below sealed; `every` means all sealed blocks and ignores `blocks`; far(i, block) gives the planes of the i-th block to
-///             visit, as block_parts valid until its next call; scratch of sizes.part_bytes()
+///             visit, as block_parts valid until its next call, or until this returns where attends_in_place; scratch of sizes.part_bytes()
 /// Effects     a body over a team; on_decode(begin) is called around decoding (statistics), and may be empty
 /// Complexity  O(rows * attended tokens * head_dim)
 template <team Team, offloading_scheme S, class Far, class OnDecode>
@@ -121,9 +128,11 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
   float* const sums = to.sums;
   constexpr bool rotates_keys = attends_rotated<S, typename S::key_codec>, rotates_values = attends_rotated<S, typename S::value_codec>;
   constexpr bool is_far_alike = std::is_same_v<typename met_keys::scalar, met_near> && std::is_same_v<typename met_values::scalar, met_near>;
-  constexpr bool is_far_apart = !is_far_alike || scales_keys || scales_values || rotates_keys || rotates_values;  // no chunk holds near and far rows
-  float* const rotated_queries = in_place ? keys : values + chunk * D;                                            // (row, channel), what far keys meet
-  float* const rotated_sums = rotated_queries + (rotates_keys ? sizes.rows * D : 0);                              // (row, channel), of far values
+  // No chunk holds near and far rows: a fact of the codecs, not of the tier.
+  constexpr bool is_far_apart = rotates_keys || rotates_values || detail::is_other_than<typename S::key_codec, near_scalar> ||
+                                detail::is_other_than<typename S::value_codec, near_scalar>;
+  float* const rotated_queries = in_place ? keys : values + chunk * D;                // (row, channel), what far keys meet
+  float* const rotated_sums = rotated_queries + (rotates_keys ? sizes.rows * D : 0);  // (row, channel), of far values
   matrix_view<float const, D> const far_queries{rotates_keys ? rotated_queries : queries.data, rows, rotates_keys ? D : queries.stride};
   float* const far_sums = rotates_values ? rotated_sums : sums;
 
@@ -136,7 +145,10 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
   if constexpr (rotates_keys) from.key_codec(head, 0).rotate(t, matrix_view<float, D>{rotated_queries, rows});
   auto const attend_to = [&](token_rows const& some, token_rows const& next) {
     t.sync();
-    row_pointers const some_keys{some.keys, some.filled, next.keys, next.filled}, some_values{some.values, some.filled, next.values, next.filled};
+    i64 const near_bytes = D * i64(sizeof(met_near)), key_bytes = next.is_far ? D * i64(sizeof(typename met_keys::scalar)) : near_bytes;
+    i64 const value_bytes = next.is_far ? D * i64(sizeof(typename met_values::scalar)) : near_bytes;
+    row_pointers const some_keys{some.keys, some.filled, next.keys, next.filled, key_bytes};
+    row_pointers const some_values{some.values, some.filled, next.values, next.filled, value_bytes};
     if (is_far_alike || !some.is_far)
       dot_rows<met_near>(t, some.is_far ? far_queries : queries, some_keys, weights, chunk);
     else
@@ -230,8 +242,12 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
       block_parts<std::byte const> const rows = far(i, block);
       if constexpr (!in_place) {
         auto const decode = [&](auto const& codec, row_parts<std::byte const> const& coded, matrix_view<float, D> decoded) {
-          if constexpr (attends_rotated<S, std::remove_cvref_t<decltype(codec)>>)
+          using codec_type = std::remove_cvref_t<decltype(codec)>;
+          if constexpr (attends_rotated<S, codec_type>)
             codec.decode_rotated(t, coded, decoded);
+          else if constexpr (plain_codec<codec_type>)
+            for (i64 j = t.rank(); j < decoded.rows; j += t.size())
+              widen<typename codec_type::plain_scalar>(t, coded.codes + j * coded.code_stride, D, decoded.row(j));
           else
             codec.decode(t, coded, decoded);
         };
