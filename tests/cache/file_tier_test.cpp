@@ -56,7 +56,8 @@ void check_same(i64 pool_runs) {
 }  // namespace
 
 TEST_CASE("far planes in a file give the attention of far planes in memory, with pools of any size") {
-  for (i64 const pool_runs : {0, 1, 5, 1000000}) {  // one layer's selection, less than one step needs, all there is
+  // One layer's selection, less than one step needs, all there is.
+  for (i64 const pool_runs : is_sanitized ? std::vector<i64>{1, 1000000} : std::vector<i64>{0, 1, 5, 1000000}) {
     for_each_scheme<32>([&]<class Scheme>(std::type_identity<Scheme>) { check_same<Scheme>(pool_runs); });
     check_same<shared_planes<16>>(pool_runs);
     check_same<scaled_rows>(pool_runs);

@@ -9,7 +9,7 @@ if(NOT version MATCHES "version 14\\.")
 endif()
 file(GLOB sources ${ROOT}/examples/*.cpp ${ROOT}/examples/engine/*.cpp ${ROOT}/examples/text2json/*.cpp)
 foreach(source IN LISTS sources)
-  execute_process(COMMAND ${TOOL} --quiet ${source} -- -std=c++20 -I${ROOT}/include -I${ROOT}/examples -I/usr/include/x86_64-linux-gnu/openblas-pthread -DCELLAR_COMMIT=""
+  execute_process(COMMAND ${TOOL} --quiet ${source} -- -std=c++20 -I${ROOT}/include -I${ROOT}/examples -I/usr/include/x86_64-linux-gnu/openblas-pthread -DCELLAR_COMMIT="" -DCELLAR_HEAD_DIMS=64
                   RESULT_VARIABLE code OUTPUT_VARIABLE output ERROR_VARIABLE errors)
   if(NOT code EQUAL 0)
     message("${output}${errors}")

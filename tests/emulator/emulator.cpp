@@ -199,6 +199,7 @@ std::string who_waits_where(running_block const& b) {
 
 void switch_to_main(fibre* f, bool for_good) {
   running_block* const b = f->block;
+  release(b->finished);  // whom a defect of another leaves behind never gets to its end
   leave_stack(for_good ? nullptr : &f->fake_stack, b->main_bottom, b->main_size);
   switch_tsan_fibre(b->main_tsan);
 #ifdef __x86_64__
