@@ -112,7 +112,7 @@ def scaling(folder, out):
 set output '{out / "scaling.svg"}'
 set logscale xy
 set ylabel 'ms a layer'
-set key top left
+set key above
 set grid
 set multiplot layout 2,3
 {"".join(plots)}unset multiplot
