@@ -21,7 +21,7 @@ void for_teams(Body const& body, Same const& same) {
   for (int const threads : {32, 64, 128, 256})
     for (auto const& order : {emulator::forward, emulator::backward, emulator::shuffled(17), emulator::shuffled(18)}) {
       INFO("threads " << threads << ", " << emulator::name_of(order));
-      emulator::launch({.threads = threads, .shared_bytes = 4096, .order = order}, body);
+      emulator::launch({.threads = threads, .shared_bytes = 32768, .order = order}, body);
       same();
     }
 }

@@ -474,20 +474,29 @@ void launch(launch_options const& options, std::function<void(fibre*)> const& bo
     b.started = started;
     b.finished = finished;
     b.random.seed(random());
-    b.fibres.resize(std::size_t(options.threads));
     b.warps.resize(std::size_t(options.threads / warp_width));
     b.regions.reserve(64);
     b.ready.reserve(std::size_t(2 * options.threads));
-    for (auto& f : b.fibres) f.copies.reserve(256);
     b.arena_bytes = std::size_t(options.shared_bytes) + 64 * (red_zone + 128);
     void* const arena = mmap(nullptr, b.arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (arena == MAP_FAILED) throw std::bad_alloc();
     b.arena = static_cast<char*>(arena);
   }
+  std::vector<fibre> fibres(std::size_t(options.threads));  // of the block that runs
+  for (fibre& f : fibres) f.copies.reserve(256);
   release(started);
   std::exception_ptr error;
   for (auto const& owned : blocks) {
     running_block& b = *owned;
+    for (fibre& f : fibres) {
+      f.now = state::ready;
+      f.allocations = 0;
+      f.copies.clear();
+      f.group = 0;
+      f.block_epoch = f.warp_epoch = 0;
+      f.fake_stack = nullptr;
+    }
+    b.fibres.swap(fibres);
     stacks().shuffle(random);
     poison(b.arena, b.arena_bytes);
     if (tsan) b.main_tsan = __tsan_get_current_fiber();
@@ -507,6 +516,7 @@ void launch(launch_options const& options, std::function<void(fibre*)> const& bo
                stack_bytes);  // frames that were left for good are still marked
       stacks().give_back(f.stack);
     }
+    b.fibres.swap(fibres);
     if (error) break;
   }
   acquire(finished);

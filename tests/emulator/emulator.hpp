@@ -156,6 +156,39 @@ class warp {
         false);
     return x;
   }
+  /// In double: what a device rounds differs.
+  void multiply_add(float (&d)[4], cellar::f16_pair const (&a)[4], cellar::f16_pair const (&b)[2], char const* file = __builtin_FILE(),
+                    int line = __builtin_LINE()) const {
+    struct exchange {
+      cellar::f16_pair a[4], b[2];
+      float d[4];
+    } mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}, {d[0], d[1], d[2], d[3]}};
+    detail::meet_with(
+        self_, detail::scope::warp, {"warp.multiply_add", file, line}, mine,
+        [](exchange** of, int count) {
+          if (count != int(width)) throw defect("multiply_add by fewer than 32 lanes");
+          double left[16][16], right[16][8];
+          for (int lane = 0; lane < 32; ++lane) {
+            int const g = lane / 4, t = lane % 4;
+            for (int i = 0; i < 4; ++i) {
+              left[g + i % 2 * 8][2 * t + i / 2 * 8] = double(cellar::to_float(of[lane]->a[i].first));
+              left[g + i % 2 * 8][2 * t + i / 2 * 8 + 1] = double(cellar::to_float(of[lane]->a[i].second));
+            }
+            for (int i = 0; i < 2; ++i) {
+              right[2 * t + i * 8][g] = double(cellar::to_float(of[lane]->b[i].first));
+              right[2 * t + i * 8 + 1][g] = double(cellar::to_float(of[lane]->b[i].second));
+            }
+          }
+          for (int lane = 0; lane < 32; ++lane)
+            for (int i = 0; i < 4; ++i) {
+              double sum = double(of[lane]->d[i]);
+              for (int k = 0; k < 16; ++k) sum += left[lane / 4 + i / 2 * 8][k] * right[k][2 * (lane % 4) + i % 2];
+              of[lane]->d[i] = float(sum);
+            }
+        },
+        false);
+    for (int i = 0; i < 4; ++i) d[i] = mine.d[i];
+  }
 
  private:
   detail::fibre* self_;

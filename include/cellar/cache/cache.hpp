@@ -69,30 +69,35 @@ class cache {
         tier_options_of<typename Scheme::tier> const& tier_options = {})
       : limits_(checked(shape, limits, budget)),
         budget_(within(limits_, budget)),
-        turns_(make_turns(shape, limits_)),
-        map_{turned(shape, turns_), budget_.sinks, operation::tail_rows<Scheme>(limits_, budget_), budget_.outliers,
+        turns_(make_turns(on, shape, limits_)),
+        frequencies_(make_frequencies(on, shape)),
+        map_{turned(shape, turns_, frequencies_), budget_.sinks, operation::tail_rows<Scheme>(limits_, budget_), budget_.outliers,
              operation::selects_nothing<Scheme> && budget_.dense_layers == 0},
         pages_(map_.discards_far        ? 0
                : limits_.far_tokens > 0 ? ceil_div(limits_.far_tokens, map_type::page_tokens)
                                         : limits_.sequences * pages_per_sequence()),
         layout_{map_.geometry(), pages_ * map_type::page_blocks},
         tier_(make_tier(map_, layout_, pages_ * map_type::page_blocks, tier_options)),
+        reached_(on, tier_, shape.layers),
         sizes_(operation::workspace_for<Scheme>(shape, limits_, budget_)),
-        summaries_(std::size_t(i64{shape.layers} * pages_ * map_.summary_page())),
-        near_(std::size_t(i64{shape.layers} * limits_.sequences * map_.near_sequence())),
-        state_(std::size_t(i64{shape.layers} * limits_.sequences * map_.state_sequence()) + 16),
-        outliers_(std::size_t(i64{shape.layers} * limits_.sequences * map_.outlier_sequence())),
+        summaries_(on.template allocate<std::byte>(i64{shape.layers} * pages_ * map_.summary_page())),
+        near_(on.template allocate<std::byte>(i64{shape.layers} * limits_.sequences * map_.near_sequence())),
+        state_(on.template allocate<std::byte>(i64{shape.layers} * limits_.sequences * map_.state_sequence() + 16)),
+        outliers_(on.template allocate<std::byte>(i64{shape.layers} * limits_.sequences * map_.outlier_sequence())),
         page_table_(std::size_t(i64{limits_.sequences} * pages_per_sequence())),
         page_users_(std::size_t(pages_)),
         sequences_(std::size_t(limits_.sequences)),
-        ids_(std::size_t(limits_.step_sequences * shape.kv_heads * sizes_.selected)),
-        counts_(std::size_t(limits_.step_sequences * shape.kv_heads)),
+        ids_(on.template allocate<logical_block>(limits_.step_sequences * shape.kv_heads * sizes_.selected)),
+        counts_(on.template allocate<i64>(limits_.step_sequences * shape.kv_heads)),
         pool_(make_pool()),
-        remainders_(std::size_t(Scheme::remainder::estimates ? limits_.step_sequences * shape.kv_heads * sizes_.rows : 0)),
-        workspace_(std::size_t(operation::workspace_bytes<Scheme>(shape, limits_, budget_, on.workers())) + 64),
+        remainders_(on.template allocate<attention::softmax_state>(Scheme::remainder::estimates ? limits_.step_sequences * shape.kv_heads * sizes_.rows : 0)),
+        workspace_(on.template allocate<std::byte>(step_workspace_bytes<Scheme>(on, shape, limits_, budget_) + 64)),
+        published_(on, limits_.sequences, limits_.step_sequences, pages_per_sequence()),
         worker_statistics_(std::size_t(on.workers())),
         is_appended_(std::size_t(shape.layers)) {
     steps_.reserve(std::size_t(limits_.step_sequences));
+    static_assert(Executor::is_host || (Scheme::reuse::layers == 1 && Scheme::reuse::steps == 1),
+                  "cellar: on a device every layer and step selects anew; use a scheme without reuse_ids, or host::executor");
     if constexpr (!Scheme::tier::is_directly_readable) {
       resident_.resize(ids_.size());
       misses_.reserve(2 * ids_.size());
@@ -122,7 +127,7 @@ class cache {
     auto const slot = free_slot("begin_prompt");
     slot->filled.assign(std::size_t(map_.shape.layers), staging.filled);
     slot->staging = {staging.keys, staging.values, staging.capacity, type_of<T>};
-    slot->phase = phase::prompt;
+    slot->phase = life::prompt;
     return sequence_id(slot - sequences_.begin());
   }
 
@@ -133,7 +138,7 @@ class cache {
     requires storage_scalar<std::remove_const_t<T>>
   void append_chunk(Executor const& on, sequence_id id, int layer, heads_view<T> k, std::type_identity_t<heads_view<T const>> v) {
     using Scalar = std::remove_const_t<T>;
-    sequence& s = at(id, phase::prompt, "append_chunk: the sequence is not filling a prompt");
+    sequence& s = at(id, life::prompt, "append_chunk: the sequence is not filling a prompt");
     check_layer(layer);
     check_rows(k, map_.shape.kv_heads, k.tokens, "append_chunk: keys must be [tokens, kv_heads, head_dim]");
     check_rows(v, map_.shape.kv_heads, k.tokens, "append_chunk: values must be [tokens, kv_heads, head_dim], as many tokens as keys");
@@ -152,7 +157,7 @@ class cache {
   /// Effects  runs layers and KV heads in parallel; allocates prompt_scratch_bytes for each worker; returns when done (host)
   /// Errors   capacity_error where far memory is full, precondition_error for a staged number that cannot be stored; the prompt is then still staged
   void finish_prompt(Executor const& on, sequence_id id) {
-    sequence& s = at(id, phase::prompt, "finish_prompt: the sequence is not filling a prompt");
+    sequence& s = at(id, life::prompt, "finish_prompt: the sequence is not filling a prompt");
     i64 const tokens = s.filled[0];
     expects(tokens > 0, "finish_prompt: the prompt has no tokens");
     expects(std::all_of(s.filled.begin(), s.filled.end(), [&](i64 n) { return n == tokens; }), "finish_prompt: layers hold different numbers of tokens");
@@ -164,7 +169,7 @@ class cache {
     s.prompt_tokens = s.length = tokens;
     s.sealed = sealed;
     s.selected_blocks = operation::budget_blocks<Scheme>(budget_, tokens);
-    s.phase = phase::decode;
+    s.phase = life::decode;
     s.staging = {};
   }
 
@@ -183,7 +188,7 @@ class cache {
     expects(!is_open(), "plan: the step before was not appended in all layers; append it there, or discard it");
     i64 needed = 0;
     for (i64 i = 0; i < batch.count; ++i) {
-      sequence const& s = at(batch[i].sequence, phase::decode, "plan: a sequence has no finished prompt");
+      sequence const& s = at(batch[i].sequence, life::decode, "plan: a sequence has no finished prompt");
       for (i64 j = 0; j < i; ++j) expects(batch[j].sequence != batch[i].sequence, "plan: a sequence appears twice in the batch");
       i64 const n = batch[i].new_tokens, length = s.length + n;
       expects(n > 0, "plan: new_tokens must be positive");
@@ -221,7 +226,17 @@ class cache {
       row += entry.new_tokens;
     }
     step_tokens_ = row;
+    current_ = published_.publish(on, row_view<sequence_step const>{steps_.data(), i64(steps_.size())});
     forget_layers();
+  }
+
+  /// The planned step was appended in all layers by replaying a captured graph: it counts as if append had been called in each.
+  ///
+  /// Requires  plan, before the replay and on its stream
+  void complete() requires(!Executor::is_host) {
+    expects(step_tokens_ > 0, "complete: plan a step first");
+    std::fill(is_appended_.begin(), is_appended_.end(), char{1});
+    appended_layers_ = map_.shape.layers;
   }
 
   /// Takes the planned step back, unless it is complete: lengths and pages are as before plan, but that a page which it copied stays
@@ -253,14 +268,14 @@ class cache {
     using Scalar = std::remove_const_t<T>;
     expects(step_tokens_ > 0, "append: plan a step first");
     check_layer(layer);
-    check_rows(k, map_.shape.kv_heads, step_tokens_, "append: keys must be [step tokens, kv_heads, head_dim]");
-    check_rows(v, map_.shape.kv_heads, step_tokens_, "append: values must be [step tokens, kv_heads, head_dim]");
+    check_step_rows(k, map_.shape.kv_heads, "append: keys must be [step tokens, kv_heads, head_dim]");
+    check_step_rows(v, map_.shape.kv_heads, "append: values must be [step tokens, kv_heads, head_dim]");
     check_workers(on);
     expects(!is_appended_[std::size_t(layer)], "append: this layer has the step's keys and values already");
-    expects(are_storable<Scalar>(on, k, largest_key()), "append: a key is NaN or infinite, or too large for the scheme's storage types");
-    expects(are_storable<Scalar>(on, v, largest_value()), "append: a value is NaN or infinite, or too large for the scheme's storage types");
+    expects(!Executor::is_host || are_storable<Scalar>(on, k, largest_key()), "append: a key is NaN or infinite, or too large for the scheme's storage types");
+    expects(!Executor::is_host || are_storable<Scalar>(on, v, largest_value()), "append: a value is NaN or infinite, or too large for the scheme's storage types");
     for (sequence_step const& step : steps_) forget_runs(layer, step.pages, step.sealed_before, step.sealed);
-    append_tokens<Scheme, Scalar>(on, map_, memory(layer), row_view<sequence_step const>{steps_.data(), i64(steps_.size())}, k, v, workspace());
+    append_tokens<Scheme, Scalar>(on, map_, memory(layer), current_, k, v, workspace());
     is_appended_[std::size_t(layer)] = true;
     ++appended_layers_;
   }
@@ -276,12 +291,12 @@ class cache {
   void attend(Executor const& on, int layer, std::type_identity_t<heads_view<T const>> q, heads_view<T> out) {
     expects(step_tokens_ > 0, "attend: plan a step first");
     check_layer(layer);
-    check_rows(q, map_.shape.query_heads, step_tokens_, "attend: queries must be [step tokens, query_heads, head_dim]");
-    check_rows(out, map_.shape.query_heads, step_tokens_, "attend: out must be [step tokens, query_heads, head_dim]");
+    check_step_rows(q, map_.shape.query_heads, "attend: queries must be [step tokens, query_heads, head_dim]");
+    check_step_rows(out, map_.shape.query_heads, "attend: out must be [step tokens, query_heads, head_dim]");
     check_workers(on);
-    expects(are_storable<T>(on, q, largest<float>), "attend: a query is NaN or infinite");
+    expects(!Executor::is_host || are_storable<T>(on, q, largest<float>), "attend: a query is NaN or infinite");
     expects(is_appended_[std::size_t(layer)], "attend: append the step's keys and values to this layer first");
-    row_view<sequence_step const> const steps{steps_.data(), i64(steps_.size())};
+    row_view<sequence_step const> const steps = current_;
     statistics* const per_worker = observer_ ? worker_statistics_.data() : nullptr;
     attends_everything_ = operation::selects_everything<Scheme> || layer < budget_.dense_layers;
     attention::softmax_state* const remainders = Scheme::remainder::estimates ? remainders_.data() : nullptr;
@@ -340,7 +355,7 @@ class cache {
   ///             host bookkeeping only
   /// Errors      precondition_error for a length that is not within [1, length], or an open step; those of the tier. Nothing has changed then
   void truncate(Executor const& on, sequence_id id, i64 length) {
-    sequence& s = at(id, phase::decode, "truncate: no such sequence, or its prompt is not finished");
+    sequence& s = at(id, life::decode, "truncate: no such sequence, or its prompt is not finished");
     expects(!map_.discards_far || length >= std::min(s.length, map_.sinks + s.sealed * Scheme::block_tokens),
             "truncate: the scheme has discarded the tokens before its window; give it a window as long as what may be taken back");
     expects(length >= 1 && length <= s.length, "truncate: the length must be at least 1 and at most the sequence's");
@@ -356,8 +371,10 @@ class cache {
     row_view<layer_memory<Scheme> const> const view{layers.data(), i64(layers.size())};
     if (is_cut) {
       if (kept > 0) {
-        std::vector<float> keys(std::size_t(i64{map_.shape.layers} * map_.shape.kv_heads * Scheme::block_tokens * Scheme::head_dim)), values(keys.size());
-        decode_block<Scheme>(on, map_, view, number(id), pages(number(id)), logical_block(sealed), keys.data(), values.data());
+        i64 const rows = i64{map_.shape.layers} * map_.shape.kv_heads * Scheme::block_tokens * Scheme::head_dim;
+        auto keys = on.template allocate<float>(rows), values = on.template allocate<float>(rows);
+        decode_block<Scheme>(on, map_, view, number(id), published_.pages(on, number(id), pages(number(id))), logical_block(sealed), keys.data(),
+                             values.data());
         restore_near<Scheme>(on, map_, view, number(id), logical_block(sealed), kept, keys.data(), values.data());
       }
     }
@@ -377,7 +394,7 @@ class cache {
   /// Effects  copies near memory in all layers; allocates a list of them
   /// Errors   capacity_error where all of limits.sequences are in use, precondition_error where the sequence is part of an open step
   sequence_id fork(Executor const& on, sequence_id id) {
-    sequence const& s = at(id, phase::decode, "fork: no such sequence, or its prompt is not finished");
+    sequence const& s = at(id, life::decode, "fork: no such sequence, or its prompt is not finished");
     check_workers(on);
     expects(!(is_open() && is_in_step(id)), "fork: the sequence is part of a step that is not appended in all layers; append it there, or discard it");
     auto const other = free_slot("fork");
@@ -400,8 +417,9 @@ class cache {
   /// Effects  writes `path` + ".partial", waits until it is on the device, renames it; allocates 256 KB and lists of layers. The sequence goes on
   /// Errors   precondition_error for a sequence of an open step; io_error, and then the old file is there (or the new one, if only the folder's sync failed)
   template <class File = tier::posix_file>
+    requires(Executor::is_host)
   void save(Executor const& on, sequence_id id, std::string const& path) {
-    sequence const& s = at(id, phase::decode, "save: no such sequence, or its prompt is not finished");
+    sequence const& s = at(id, life::decode, "save: no such sequence, or its prompt is not finished");
     expects(!(is_open() && is_in_step(id)), "save: the sequence is part of a step that is not appended in all layers; append it there, or discard it");
     auto const layers = all_layers();
     write_snapshot<File, Scheme>(on, map_, row_view<layer_memory<Scheme> const>{layers.data(), i64(layers.size())}, number(id), pages(number(id)),
@@ -414,13 +432,14 @@ class cache {
   /// Errors   precondition_error where the file is of another scheme, model or rotary embedding, naming what differs; capacity_error where it does not fit;
   ///          io_error where it is damaged. Nothing has changed then
   template <class File = tier::posix_file>
+    requires(Executor::is_host)
   sequence_id restore(Executor const& on, std::string const& path) {
     auto const slot = free_slot("restore");
     i64 const id = slot - sequences_.begin();
     auto reader = open_snapshot<File, Scheme>(on, map_, path);
     snapshot_record const& r = reader.record;
     sequence s;
-    s.phase = phase::decode;
+    s.phase = life::decode;
     s.prompt_tokens = r.prompt_tokens;
     s.length = r.length;
     s.sealed = r.sealed;
@@ -451,7 +470,7 @@ class cache {
   /// Effects  host bookkeeping only; the sequence's bytes are not cleared
   /// Errors   precondition_error for an id that is not in use, or one of an open step
   void free(sequence_id id) {
-    expects(number(id) >= 0 && number(id) < limits_.sequences && sequences_[std::size_t(number(id))].phase != phase::free, "free: no such sequence");
+    expects(number(id) >= 0 && number(id) < limits_.sequences && sequences_[std::size_t(number(id))].phase != life::free, "free: no such sequence");
     if (is_in_step(id)) {
       expects(!is_open(), "free: the sequence is part of a step that is not appended in all layers; append it there, or discard it");
       end_step();
@@ -465,18 +484,20 @@ class cache {
   // What happened, and what is held.
 
   /// Collects into `to` from now on; null stops. The object must outlive its use.
-  void observe(statistics* to) { observer_ = to; }
+  void observe(statistics* to) requires(Executor::is_host) { observer_ = to; }
 
   /// The blocks that the last attend read for a sequence of the batch and a KV head, ascending; nullopt: all of them. Valid until the next call.
-  std::optional<row_view<logical_block const>> selected(i64 batch_index, int kv_head) const {
+  std::optional<row_view<logical_block const>> selected(i64 batch_index, int kv_head) const requires(Executor::is_host) {
     expects(batch_index >= 0 && batch_index < i64(steps_.size()), "selected: the step has no such sequence");
     expects(kv_head >= 0 && kv_head < map_.shape.kv_heads, "selected: no such KV head");
     if (attends_everything_) return std::nullopt;
     i64 const item = batch_index * map_.shape.kv_heads + kv_head;
     return row_view<logical_block const>{ids_.data() + item * sizes_.selected, counts_[std::size_t(item)]};
   }
+  /// The same in the executor's memory, [sequences of a step, kv_heads, selected], ascending, rest -1: of the last attend that selected.
+  row_view<logical_block const> selection() const { return {ids_.data(), i64(ids_.size())}; }
   /// The blocks of a prompt that stay near in a layer and KV head, ascending; they are attended beside the selected ones. Valid until the next call.
-  row_view<logical_block const> outliers(int layer, sequence_id id, int kv_head) const {
+  row_view<logical_block const> outliers(int layer, sequence_id id, int kv_head) const requires(Executor::is_host) {
     static_cast<void>(at(id));
     check_layer(layer);
     expects(kv_head >= 0 && kv_head < map_.shape.kv_heads, "outliers: no such KV head");
@@ -503,14 +524,14 @@ class cache {
             .far = map_.discards_far ? 0 : s.sealed * map_.geometry().block_bytes()};
   }
   map_type const& map() const { return map_; }  ///< Sizes of what the cache holds.
-  /// Bytes that finish_prompt allocates for each worker, for a prompt staged in T.
+  /// Bytes that finish_prompt allocates for each worker of a host, for a prompt staged in T.
   template <storage_scalar T>
   i64 prompt_scratch_bytes(i64 tokens) const {
     return operation::prompt_scratch_floats<Scheme>(map_.shape, tokens, type_of<T>) * i64(sizeof(float));
   }
 
  private:
-  enum class phase { free, prompt, decode };
+  enum class life { free, prompt, decode };
   struct erased_staging {
     void* keys = nullptr;
     void* values = nullptr;
@@ -518,7 +539,7 @@ class cache {
     scalar_type type{};
   };
   struct sequence {
-    cache::phase phase = phase::free;
+    life phase = life::free;
     i64 prompt_tokens = 0, length = 0, sealed = 0, selected_blocks = 0, pages = 0;
     i64 steps = 0;        // planned
     i64 kept_tokens = 0;  // of the block after the sealed ones: its codes are there from before it was reopened
@@ -586,7 +607,7 @@ class cache {
   }
 
   auto free_slot(char const* caller) {
-    auto const slot = std::find_if(sequences_.begin(), sequences_.end(), [](sequence const& s) { return s.phase == phase::free; });
+    auto const slot = std::find_if(sequences_.begin(), sequences_.end(), [](sequence const& s) { return s.phase == life::free; });
     if (slot == sequences_.end())
       detail::raise(capacity_error(std::string(caller) + ": capacity exceeded: all of limits.sequences are in use; free one first"));
     return slot;
@@ -656,11 +677,11 @@ class cache {
   }
 
   sequence const& at(sequence_id id) const {
-    expects(number(id) >= 0 && number(id) < limits_.sequences && sequences_[std::size_t(number(id))].phase == phase::decode,
+    expects(number(id) >= 0 && number(id) < limits_.sequences && sequences_[std::size_t(number(id))].phase == life::decode,
             "no such sequence, or its prompt is not finished");
     return sequences_[std::size_t(number(id))];
   }
-  sequence& at(sequence_id id, phase wanted, char const* message) {
+  sequence& at(sequence_id id, life wanted, char const* message) {
     expects(number(id) >= 0 && number(id) < limits_.sequences && sequences_[std::size_t(number(id))].phase == wanted, message);
     return sequences_[std::size_t(number(id))];
   }
@@ -798,16 +819,23 @@ class cache {
             &tier_,
             layer};
   }
-  static std::vector<float> make_turns(model_shape const& shape, cellar::limits const& limits) {
+  static typename Executor::template buffer<float> make_turns(Executor const& on, model_shape const& shape, cellar::limits const& limits) {
     std::vector<float> turns;
     if constexpr (needs_rotary<Scheme>) {
       turns.resize(std::size_t(turn_floats(shape.rotary, limits.tokens)));
       fill_turns(shape.rotary, limits.tokens, turns.data());
     }
-    return turns;
+    return on.upload(std::move(turns));
   }
-  static model_shape turned(model_shape shape, std::vector<float> const& turns) {
+  static typename Executor::template buffer<double> make_frequencies(Executor const& on, model_shape const& shape) {
+    std::vector<double> copy;
+    if (!Executor::is_host && shape.rotary.is_set()) copy.assign(shape.rotary.inverse_frequencies.begin(), shape.rotary.inverse_frequencies.end());
+    return on.upload(std::move(copy));
+  }
+  template <class Turns, class Frequencies>
+  static model_shape turned(model_shape shape, Turns const& turns, Frequencies const& frequencies) {
     shape.rotary.turns = {turns.data(), i64(turns.size())};
+    if (!Executor::is_host && shape.rotary.is_set()) shape.rotary.inverse_frequencies.data = frequencies.data();
     return shape;
   }
   static typename Scheme::tier make_tier(map_type const& map, typename Scheme::layout const& layout, i64 blocks,
@@ -826,6 +854,7 @@ class cache {
     return {ids, std::find(ids, ids + map_.outliers, logical_block{-1}) - ids};
   }
   i64 outlier_bytes(i64 slot) const {
+    if constexpr (!Executor::is_host) return map_.outlier_sequence();  // what is reserved: the ids are not the host's to read
     i64 n = 0;
     for (int head = 0; head < map_.shape.kv_heads; ++head) n += outliers_of(0, slot, head).count;
     return n * (i64(sizeof(logical_block)) + 2 * Scheme::block_tokens * Scheme::head_dim * i64(sizeof(typename Scheme::near_scalar)));
@@ -837,6 +866,11 @@ class cache {
   template <class T>
   static void check_rows(heads_view<T> x, int heads, i64 tokens, char const* message) {
     expects(x.tokens == tokens && is_rows_of(x, heads, Scheme::head_dim), message);
+  }
+  /// Rows of the step. Those of a captured call may be more, for later steps.
+  template <class T>
+  void check_step_rows(heads_view<T> const& x, int heads, char const* message) const {
+    expects((Executor::is_host ? x.tokens == step_tokens_ : x.tokens >= step_tokens_) && is_rows_of(x, heads, Scheme::head_dim), message);
   }
   /// What a policy stores, after it was rounded near: a near number below the policy's limit, so that no larger one rounds beyond it.
   template <class Policy>
@@ -861,11 +895,11 @@ class cache {
     if (s.staging.type == scalar_type::f32) add(staging_of<float>(s));
     if (s.staging.type == scalar_type::f16) add(staging_of<f16>(s));
     if (s.staging.type == scalar_type::bf16) add(staging_of<bf16>(s));
-    std::vector<float> scratch(std::size_t(on.workers() * operation::prompt_scratch_floats<Scheme>(map_.shape, tokens, s.staging.type)));
+    auto scratch = on.template allocate<float>(prompt_floats<Scheme>(on, map_.shape, tokens, s.staging.type));
     page_guard guard{*this, s, slot, 0};
     take_pages(s, slot, pages_for(sealed));
     for (int layer = 0; layer < map_.shape.layers; ++layer) forget_runs(layer, pages(slot), 0, sealed);
-    sequence_step const step{.slot = slot, .pages = pages(slot), .sealed = sealed, .length = tokens};
+    sequence_step const step{.slot = slot, .pages = published_.pages(on, slot, pages(slot)), .sealed = sealed, .length = tokens};
     seal_prompt<Scheme>(on, map_, row_view<prompt_layer<Scheme> const>{layers.data(), i64(layers.size())}, step,
                         row_view<float>{scratch.data(), i64(scratch.size())});
     guard.kept = s.pages;
@@ -896,28 +930,35 @@ class cache {
 
   cellar::limits limits_;
   cellar::budget budget_;
-  std::vector<float> turns_;  // rotary::turns
+  template <class T>
+  using buffer = typename Executor::template buffer<T>;  // memory near the processor
+
+  buffer<float> turns_;         // rotary::turns
+  buffer<double> frequencies_;  // rotary::inverse_frequencies, where the host's are out of reach
   map_type map_;
   i64 pages_;
   typename Scheme::layout layout_;
   typename Scheme::tier tier_;
+  typename Executor::template reached<typename Scheme::tier> reached_;
   operation::decode_workspace<Scheme> sizes_;
-  std::vector<std::byte> summaries_, near_, state_, outliers_;
+  buffer<std::byte> summaries_, near_, state_, outliers_;
   std::vector<page_id> page_table_, free_pages_;
   std::vector<int> page_users_;  // a page: sequences that share it
   std::vector<sequence> sequences_;
-  std::vector<logical_block> ids_;
-  std::vector<i64> counts_;
+  buffer<logical_block> ids_;
+  buffer<i64> counts_;
   slot_pool pool_;  // of runs, by run_key
   std::vector<miss> misses_;
   std::vector<resident_runs> resident_;               // beside ids_
-  std::vector<attention::softmax_state> remainders_;  // [batch][kv_head][query row]
+  buffer<attention::softmax_state> remainders_;       // [batch][kv_head][query row]
   // Where ids serve several layers or steps: those of each selecting layer and sequence, and the sequence's step that they were selected in.
   static constexpr bool reuses = Scheme::reuse::layers > 1 || Scheme::reuse::steps > 1;
   std::vector<logical_block> kept_ids_;
   std::vector<i64> kept_counts_, kept_in_;
   std::vector<sequence_step> selecting_;
-  std::vector<std::byte> workspace_;
+  buffer<std::byte> workspace_;
+  typename Executor::step_table published_;
+  row_view<sequence_step const> current_;  // steps_ where the executor reads them
   std::vector<statistics> worker_statistics_;
   std::vector<sequence_step> steps_;
   std::vector<char> is_appended_;  // a layer

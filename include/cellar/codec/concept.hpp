@@ -30,7 +30,10 @@ struct row_parts {
   Byte* scales = nullptr;
   i64 code_stride = 0, scale_stride = 0;
 
-  CELLAR_HD operator row_parts<Byte const>() const requires(!std::is_const_v<Byte>) { return {codes, scales, code_stride, scale_stride}; }
+  template <detail::const_of<Byte> B>
+  CELLAR_HD operator row_parts<B>() const {
+    return {codes, scales, code_stride, scale_stride};
+  }
 };
 
 /// Whose channels a row holds: one KV head's, or those of all heads side by side, which are then fetched whole.
@@ -143,8 +146,16 @@ template <class C, int HeadDim = 128>
 concept rotating_codec = row_codec<C, HeadDim> && std::same_as<typename C::rotates_as, C> &&
     requires(C const& c, serial_team& t, row_parts<std::byte const> from, matrix_view<float, HeadDim> y) {
   { c.decode_rotated(t, from, y) } -> std::same_as<void>;
-  { c.rotate(t, y) } -> std::same_as<void>;  // in place, rows by the member row % size
+  { c.rotate(t, y) } -> std::same_as<void>;  // in place, of rows that all members reach, with barriers of its own: before it, and after it only the caller's
   { c.rotate_back(t, y) } -> std::same_as<void>;
+};
+
+/// Decodes any eight channels of a row by themselves, so that the members of a team share out a row.
+///
+/// Laws  to = channels first, ..., first + 7 of what decode gives; of decode_rotated, where the codec rotates. `first` is a multiple of 8
+template <class C>
+concept piecewise_codec = codec_facts<C> && requires(C const& c, std::byte const* codes, std::byte const* scales, int channels, int first, float* to) {
+  { c.decode_piece(codes, scales, channels, first, to) } -> std::same_as<void>;
 };
 
 /// A codec whose stored rows can be scored against a query without being decoded: what summary::quantized_key needs.
@@ -159,6 +170,19 @@ concept code_scorer = row_codec<C, HeadDim> &&
   { c.query_bytes(channels) } -> std::same_as<i64>;  // prepared bytes of one query, a multiple of 16
   { c.template prepare_query<HeadDim>(t, q, prepared) } -> std::same_as<void>;
   { c.template score_codes<HeadDim>(t, from, from, from, lanes, scores) } -> std::same_as<void>;  // prepared, codes, scales
+};
+
+/// Each byte of a row's codes stands for four channels, as a point of a table, times the row's one scale: scores are products with points, which matrix
+/// instructions form (operation/score_points.hpp).
+///
+/// It names itself, as a plain_codec does.
+///
+/// Laws  decode_rotated's channels 4 b + i are point(byte b)[i] times the scale over sqrt(channels)
+template <class C>
+concept point_codec = std::same_as<typename C::rotates_as, C> && requires(C const& c, int byte, float (&point)[4], std::byte const* scale) {
+  requires C::byte_channels == 4;
+  { C::point_of(byte, point) } -> std::same_as<void>;
+  { C::scale_at(scale) } -> std::same_as<float>;  // of a stored scale
 };
 
 /// Scores several queries at once from one reading of the codes: up to query_group of them share one prepared record of count * query_bytes.
@@ -183,12 +207,25 @@ struct plain_query {
   }
 };
 
-/// The code_scorer of a plain_codec: dot products of interleaved rows, times their scales.
+/// Channels first, ..., first + 7 of a row of plain scalars: decode_piece of a plain_codec.
+template <class Scalar, class Scale>
+CELLAR_HD void plain_piece(std::byte const* codes, std::byte const* scales, int first, float* to) {
+  auto const x = load_bytes<8 * sizeof(Scalar)>(codes + first * int(sizeof(Scalar)));
+  float scale = 1;
+  if constexpr (!std::is_void_v<Scale>) scale = load_float<Scale>(scales);
+  for (int i = 0; i < 8; ++i) to[i] = load_float<Scalar>(x.data + i * int(sizeof(Scalar))) * scale;
+}
+
+/// The code_scorer and the piecewise_codec of a plain_codec: dot products of interleaved rows, times their scales.
 template <class Scalar, class Scale>
 struct plain_scorer : plain_query {
   using plain_scalar = Scalar;
   using plain_scale = Scale;
   static constexpr int query_group = 8;
+
+  CELLAR_HD void decode_piece(std::byte const* codes, std::byte const* scales, int, int first, float* to) const {
+    plain_piece<Scalar, Scale>(codes, scales, first, to);
+  }
 
   template <int D, team Team>
   CELLAR_HD void prepare_group(Team& t, matrix_view<float const, D> queries, std::byte* prepared) const {

@@ -28,6 +28,27 @@ CELLAR_HD void hadamard_transform(Team const& t, float* x, int channels) {
       }
 }
 
+/// hadamard_transform of every row, by all members: a barrier before, between its stages and after.
+template <team Team, int D>
+CELLAR_HD void hadamard_rows(Team& t, matrix_view<float, D> x) {
+  int const channels = int(x.columns()), width = rotation_width(channels), pairs = channels / 2;
+  if constexpr (std::is_same_v<Team, serial_team>) {
+    for (i64 r = 0; r < x.rows; ++r) hadamard_transform(t, x.row(r), channels);
+  } else {
+    t.sync();
+    for (int half = 1; half < width; half *= 2) {
+      for (i64 i = t.rank(); i < x.rows * pairs; i += t.size()) {
+        int const pair = int(i % pairs), at = pair / half * 2 * half + pair % half;
+        float* const row = x.row(i / pairs);
+        float const a = row[at], b = row[at + half];
+        row[at] = a + b;
+        row[at + half] = a - b;
+      }
+      t.sync();
+    }
+  }
+}
+
 /// The sign of channel i under a seed: +1 or -1, the same on every machine. Seed 0 means no signs.
 CELLAR_HD constexpr float random_sign(std::uint32_t seed, int i) {
   if (seed == 0) return 1;

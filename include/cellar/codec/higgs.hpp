@@ -1,6 +1,4 @@
 #pragma once
-#include <array>
-
 #include "cellar/codec/concept.hpp"
 #include "cellar/codec/hadamard.hpp"
 #include "cellar/codec/higgs_grids.hpp"
@@ -93,26 +91,36 @@ struct higgs : bound_head<Scope> {
     int const channels = int(y.columns());
     for (i64 r = t.rank(); r < y.rows; r += t.size()) points_of(t, from, r, channels, std::sqrt(float(channels)), y.row(r));
   }
+  CELLAR_HD void decode_piece(std::byte const* codes, std::byte const* scales, int channels, int first, float* to) const
+    requires(Scope == scope::one_head)
+  {
+    float const unit = to_float(detail::load<Scale>(scales)) / std::sqrt(float(channels));
+    auto const some = load_bytes<8 / Dimension / codes_per_byte>(codes + first / Dimension / codes_per_byte);
+    for (int sub = 0; sub < 8 / Dimension; ++sub) {
+      float const* const point = points() + code_at(some.data, sub) * Dimension;
+      for (int i = 0; i < Dimension; ++i) to[sub * Dimension + i] = point[i] * unit;
+    }
+  }
   template <team Team, int D>
     requires(Scope == scope::one_head)
   CELLAR_HD void rotate(Team& t, matrix_view<float, D> x) const {
-    int const channels = int(x.columns());
-    float const unit = 1.0f / std::sqrt(float(rotation_width(channels)));
-    for (i64 r = t.rank(); r < x.rows; r += t.size()) {
-      for (int c = 0; c < channels; ++c) x(r, c) *= unit * sign(c);
-      hadamard_transform(t, x.row(r), channels);
-    }
+    float const unit = 1.0f / std::sqrt(float(rotation_width(x.columns())));
+    share_rows(t, x, [&](float* row, int c) { row[c] *= unit * sign(c); });
+    hadamard_rows(t, x);
   }
   template <team Team, int D>
     requires(Scope == scope::one_head)
   CELLAR_HD void rotate_back(Team& t, matrix_view<float, D> x) const {
-    int const channels = int(x.columns());
-    float const unit = 1.0f / std::sqrt(float(rotation_width(channels)));
-    for (i64 r = t.rank(); r < x.rows; r += t.size()) {
-      hadamard_transform(t, x.row(r), channels);
-      for (int c = 0; c < channels; ++c) x(r, c) *= unit * sign(c);
-    }
+    float const unit = 1.0f / std::sqrt(float(rotation_width(x.columns())));
+    hadamard_rows(t, x);
+    share_rows(t, x, [&](float* row, int c) { row[c] *= unit * sign(c); });
   }
+
+  static constexpr int byte_channels = Dimension * codes_per_byte;
+  CELLAR_HD static void point_of(int byte, float (&point)[byte_channels]) {
+    for (int i = 0; i < byte_channels; ++i) point[i] = points()[(codes_per_byte == 1 ? byte : byte >> (i / Dimension * 4) & 15) * Dimension + i % Dimension];
+  }
+  CELLAR_HD static float scale_at(std::byte const* scale) { return to_float(detail::load<Scale>(scale)); }
 
   /// A prepared query is a table of partial scores, as cellar::score_codes has it: scoring a row is look-ups and one product.
   CELLAR_HD i64 query_bytes(i64 channels) const { return this->head_count() * channels / Dimension * Points * i64(sizeof(float)); }
@@ -133,7 +141,7 @@ struct higgs : bound_head<Scope> {
       for (int sub = int(t.rank()); sub < all / Dimension; sub += int(t.size()))
         for (int p = 0; p < Points; ++p) {
           float s = 0;
-          for (int i = 0; i < Dimension; ++i) s += rotated[sub * Dimension + i] * by_coordinate[std::size_t(i * Points + p)];
+          for (int i = 0; i < Dimension; ++i) s += rotated[sub * Dimension + i] * by_coordinate()[i * Points + p];
           table[Points == 16 ? (sub * group + g) * 16 + p : (sub * Points + p) * group + g] = s;
         }
     }
@@ -156,24 +164,50 @@ struct higgs : bound_head<Scope> {
  private:
   using grid = higgs_grid<Dimension, Points>;
 
-  CELLAR_HD static float sign(int c) { return Scope == scope::one_head ? signs[std::size_t(c)] : random_sign(SignSeed, c); }
-  static constexpr auto signs = [] {
-    std::array<float, Scope == scope::one_head ? max_channels : 1> a{};
-    for (std::size_t c = 0; c < a.size(); ++c) a[c] = random_sign(SignSeed, int(c));
-    return a;
-  }();
+  /// f(row, channel) for every element, by members in turn, after a barrier.
+  template <team Team, int D, class F>
+  CELLAR_HD static void share_rows(Team& t, matrix_view<float, D> x, F const& f) {
+    int const channels = int(x.columns());
+    t.sync();
+    for (i64 i = t.rank(); i < x.rows * channels; i += t.size()) f(x.row(i / channels), int(i % channels));
+  }
 
+  CELLAR_HD static float sign(int c) {
+    if constexpr (Scope == scope::one_head) {
+      static constexpr auto signs = [] {
+        constant_array<float, max_channels> a;
+        for (int i = 0; i < max_channels; ++i) a[i] = random_sign(SignSeed, i);
+        return a;
+      }();
+      return signs[c];
+    } else {
+      return random_sign(SignSeed, c);
+    }
+  }
+
+  /// [point][coordinate]
+  CELLAR_HD static float const* points() {
+    static constexpr auto table = [] {
+      constant_array<float, Points * Dimension> a;
+      for (int i = 0; i < Points * Dimension; ++i) a[i] = grid::points[i];
+      return a;
+    }();
+    return table.values;
+  }
   /// Points as [coordinate][point], so that the search runs over neighbouring numbers; then half their squares.
-  static constexpr auto by_coordinate = [] {
-    std::array<float, std::size_t((Dimension + 1) * Points)> a{};
-    for (int p = 0; p < Points; ++p)
-      for (int i = 0; i < Dimension; ++i) {
-        float const x = grid::points[p * Dimension + i];
-        a[std::size_t(i * Points + p)] = x;
-        a[std::size_t(Dimension * Points + p)] += x * x / 2;
-      }
-    return a;
-  }();
+  CELLAR_HD static float const* by_coordinate() {
+    static constexpr auto table = [] {
+      constant_array<float, (Dimension + 1) * Points> a;
+      for (int p = 0; p < Points; ++p)
+        for (int i = 0; i < Dimension; ++i) {
+          float const x = grid::points[p * Dimension + i];
+          a[i * Points + p] = x;
+          a[Dimension * Points + p] += x * x / 2;
+        }
+      return a;
+    }();
+    return table.values;
+  }
 
   /// The indices of the grid points nearest to `count` runs of y.
   template <team Team>
@@ -182,7 +216,7 @@ struct higgs : bound_head<Scope> {
       auto const& nearest = nearest_on_grid<Points>();
       for (int k = 0; k < count; ++k) indices[k] = nearest(y[2 * k], y[2 * k + 1]);
     } else {
-      nearest_points<Dimension, Points>(t, y, count, by_coordinate.data(), indices);
+      nearest_points<Dimension, Points>(t, y, count, by_coordinate(), indices);
     }
   }
 
@@ -192,10 +226,10 @@ struct higgs : bound_head<Scope> {
     std::byte const* const codes = from.codes + r * from.code_stride;
     float const unit = to_float(detail::load<Scale>(from.scales + r * from.scale_stride)) / divisor;
     if constexpr (codes_per_byte == 1)
-      grid_points<Dimension>(t, reinterpret_cast<std::uint8_t const*>(codes), channels / Dimension, grid::points, unit, out);
+      grid_points<Dimension>(t, reinterpret_cast<std::uint8_t const*>(codes), channels / Dimension, points(), unit, out);
     else
       for (int sub = 0; sub < channels / Dimension; ++sub)
-        for (int i = 0; i < Dimension; ++i) out[sub * Dimension + i] = grid::points[code_at(codes, sub) * Dimension + i] * unit;
+        for (int i = 0; i < Dimension; ++i) out[sub * Dimension + i] = points()[code_at(codes, sub) * Dimension + i] * unit;
   }
 
   CELLAR_HD static int code_at(std::byte const* codes, int sub) {
@@ -205,6 +239,7 @@ struct higgs : bound_head<Scope> {
       return int(codes[sub / 2]) >> (4 * (sub % 2)) & 15;
   }
 };
+static_assert(point_codec<higgs<4, 256>> && point_codec<higgs<2, 16>> && !point_codec<higgs<2, 256>>);
 static_assert(rotating_codec<higgs<2, 256>> && group_code_scorer<higgs<4, 256>> && code_scorer<higgs<2, 16>> && code_scorer<higgs<2, 256, 1>>);
 static_assert(code_scorer<higgs<4, 256, 0, bf16, scope::all_heads>> && of_all_heads<higgs<2, 256, 0, bf16, scope::all_heads>>);
 

@@ -43,7 +43,8 @@ struct int4 {
         detail::store(to.scales + r * to.scale_stride + g * group_bytes + i64(sizeof(Scale)), m);
         for (int c = begin; c < end; ++c) {
           float const code = to_float(s) > 0 ? (x(r, c) - to_float(m)) / to_float(s) : 0.0f;
-          codes[c / 2] |= std::byte((unsigned(nearest_integer(code < 15 ? code : 15)) & 15u) << (4 * (c % 2)));  // beyond 15 only where s is a subnormal f32
+          unsigned const bits = (unsigned(nearest_integer(code < 15 ? code : 15)) & 15u) << (4 * (c % 2));
+          codes[c / 2] = std::byte(unsigned(codes[c / 2]) | bits);  // beyond 15 only where s is a subnormal f32
         }
       }
     }
@@ -54,11 +55,19 @@ struct int4 {
       std::byte const *const codes = from.codes + r * from.code_stride, *const scales = from.scales + r * from.scale_stride;
       float* const row = y.row(r);
       int const channels = int(y.columns());
-      nibble_values(t, codes, channels, numbers, row);
+      nibble_values(t, codes, channels, numbers(), row);
       for (int g = 0; g < groups(channels); ++g) {
         float const m = minimum(scales, g), s = scale(scales, g);
         for (int c = g * Group; c < channels && c < (g + 1) * Group; ++c) row[c] = m + s * row[c];
       }
+    }
+  }
+
+  CELLAR_HD void decode_piece(std::byte const* codes, std::byte const* scales, int, int first, float* to) const {
+    auto const some = load_bytes<4>(codes + first / 2);
+    for (int i = 0; i < 8; ++i) {
+      int const g = (first + i) / Group;
+      to[i] = minimum(scales, g) + scale(scales, g) * float(unsigned(some.data[i / 2]) >> (4 * (i % 2)) & 15u);
     }
   }
 
@@ -91,7 +100,10 @@ struct int4 {
 
  private:
   static constexpr i64 group_bytes = 2 * sizeof(Scale);
-  static constexpr float numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  CELLAR_HD static float const* numbers() {
+    static constexpr constant_array<float, 16> values{{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}};
+    return values.values;
+  }
 
   CELLAR_HD static constexpr i64 groups(i64 channels) { return ceil_div(channels, Group); }
   CELLAR_HD static float scale(std::byte const* scales, i64 group) { return to_float(detail::load<Scale>(scales + group * group_bytes)); }

@@ -48,12 +48,18 @@ struct nvfp4 : cellar::detail::plain_query {
     for (i64 r = t.rank(); r < y.rows; r += t.size()) {
       std::byte const *const codes = from.codes + r * from.code_stride, *const scales = from.scales + r * from.scale_stride;
       auto const g = cellar::detail::load<float>(scales + blocks(channels));
-      nibble_values(t, codes, channels, e2m1, y.row(r));
+      nibble_values(t, codes, channels, e2m1(), y.row(r));
       for (int b = 0; b < blocks(channels); ++b) {
         float const s = to_float(e4m3{std::uint8_t(scales[b])});
         for (int c = b * block_channels; c < channels && c < (b + 1) * block_channels; ++c) y(r, c) = y(r, c) * s * g;
       }
     }
+  }
+
+  CELLAR_HD void decode_piece(std::byte const* codes, std::byte const* scales, int channels, int first, float* to) const {
+    auto const some = load_bytes<4>(codes + first / 2);
+    float const s = to_float(e4m3{std::uint8_t(scales[first / block_channels])}), g = cellar::detail::load<float>(scales + blocks(channels));
+    for (int i = 0; i < 8; ++i) to[i] = from_e2m1(unsigned(some.data[i / 2]) >> (4 * (i % 2))) * s * g;
   }
 
   template <int D, team Team>
@@ -73,7 +79,7 @@ struct nvfp4 : cellar::detail::plain_query {
   }
 
   /// Four bits of E2M1: a sign and one of 0, 0.5, 1, 1.5, 2, 3, 4, 6.
-  CELLAR_HD static float from_e2m1(unsigned code) { return e2m1[code & 15u]; }
+  CELLAR_HD static float from_e2m1(unsigned code) { return e2m1()[code & 15u]; }
   /// Rounds to nearest, ties to even, and saturates.
   CELLAR_HD static unsigned to_e2m1(float x) {
     float const a = x < 0 ? -x : x;
@@ -83,7 +89,10 @@ struct nvfp4 : cellar::detail::plain_query {
   }
 
  private:
-  static constexpr float e2m1[16] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+  CELLAR_HD static float const* e2m1() {
+    static constexpr constant_array<float, 16> values{{0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6}};
+    return values.values;
+  }
 
   CELLAR_HD static constexpr i64 blocks(i64 channels) { return ceil_div(channels, block_channels); }
   CELLAR_HD static float most(float const* x, int begin, int end) {

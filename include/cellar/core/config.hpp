@@ -24,3 +24,9 @@
 #else
 #define CELLAR_HD  ///< Marks what runs on the host and in a kernel; nothing for a host compiler.
 #endif
+/// Before a template of CELLAR_HD that calls what may be of the host alone: a callable it is given, or a policy that learns by a library.
+#ifdef __CUDACC__
+#define CELLAR_CALLS_HOST _Pragma("nv_exec_check_disable")
+#else
+#define CELLAR_CALLS_HOST
+#endif

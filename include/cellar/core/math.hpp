@@ -1,6 +1,7 @@
 #pragma once
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -33,6 +34,72 @@ CELLAR_HD To bit_cast(From x) {
   return y;
 }
 
+/// Numbers known at compile time. As a `static constexpr` local of a function of both, host and device find them by address, which they would not as a
+/// static member.
+template <class T, int N>
+struct constant_array {
+  T values[N] = {};
+
+  CELLAR_HD constexpr T& operator[](int i) { return values[i]; }
+  CELLAR_HD constexpr T const& operator[](int i) const { return values[i]; }
+};
+
+/// Bytes in registers.
+template <int N>
+struct alignas(N < 16 ? N : 16) loaded_bytes {
+  std::byte data[N];
+};
+
+/// N bytes from anywhere, on a device by the widest loads that their address allows.
+///
+/// Template  N: a power of two
+template <int N>
+CELLAR_HD loaded_bytes<N> load_bytes(std::byte const* from) {
+  static_assert((N & (N - 1)) == 0);
+  loaded_bytes<N> x;
+#ifdef __CUDA_ARCH__
+  constexpr int widest = N < 16 ? N : 16;
+  auto const load_as = [&]<int Width>(loaded_bytes<Width>*) {
+#pragma unroll
+    for (int i = 0; i < N; i += Width) *reinterpret_cast<loaded_bytes<Width>*>(x.data + i) = *reinterpret_cast<loaded_bytes<Width> const*>(from + i);
+  };
+  auto const address = reinterpret_cast<std::uintptr_t>(from);
+  if (address % widest == 0)
+    load_as(static_cast<loaded_bytes<widest>*>(nullptr));
+  else if (N > 4 && address % 4 == 0)
+    load_as(static_cast<loaded_bytes<(N < 4 ? N : 4)>*>(nullptr));
+  else if (N > 2 && address % 2 == 0)
+    load_as(static_cast<loaded_bytes<(N < 2 ? N : 2)>*>(nullptr));
+  else
+    load_as(static_cast<loaded_bytes<1>*>(nullptr));
+#else
+  memcpy(x.data, from, N);
+#endif
+  return x;
+}
+
+/// N bytes from an address of a multiple of N, at most 16.
+template <int N>
+CELLAR_HD loaded_bytes<N> load_aligned(void const* from) {
+  loaded_bytes<N> x;
+#ifdef __CUDA_ARCH__
+  x = *static_cast<loaded_bytes<N> const*>(from);
+#else
+  memcpy(x.data, from, N);
+#endif
+  return x;
+}
+
+/// Four floats to an address of a multiple of 16, at once.
+CELLAR_HD inline void store_four(float* to, float a, float b, float c, float d) {
+  constant_array<float, 4> const x{{a, b, c, d}};
+#ifdef __CUDA_ARCH__
+  *reinterpret_cast<loaded_bytes<16>*>(to) = bit_cast<loaded_bytes<16>>(x);
+#else
+  memcpy(to, x.values, sizeof x.values);
+#endif
+}
+
 /// Storage types. Arithmetic is done in f32; these only hold.
 struct bf16 {
   std::uint16_t bits;
@@ -47,10 +114,16 @@ concept storage_scalar = std::is_same_v<T, float> || std::is_same_v<T, bf16> || 
 CELLAR_HD inline float to_float(float x) { return x; }
 CELLAR_HD inline float to_float(bf16 x) { return bit_cast<float>(std::uint32_t(x.bits) << 16); }
 CELLAR_HD inline float to_float(f16 x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+  return y;
+#else
   std::uint32_t const sign = std::uint32_t(x.bits & 0x8000u) << 16, magnitude = x.bits & 0x7fffu;
   std::uint32_t const exponent = magnitude >= 0x7c00u ? 0x7f800000u : 0;  // infinity, NaN; no branch, so that loops vectorize
   // A float whose exponent is 112 too small holds subnormals too; one multiplication by 2^112 mends both.
   return bit_cast<float>(bit_cast<std::uint32_t>(bit_cast<float>(magnitude << 13) * 0x1p112f) | sign | exponent);
+#endif
 }
 
 /// Rounds to nearest, ties to even. Overflow becomes infinity; NaN stays NaN.
@@ -63,6 +136,11 @@ CELLAR_HD To from_float(float x) {
     if ((u & 0x7fffffffu) > 0x7f800000u) return bf16{std::uint16_t(u >> 16 | 0x40u)};
     return bf16{std::uint16_t((u + 0x7fffu + (u >> 16 & 1u)) >> 16)};
   } else {
+#ifdef __CUDA_ARCH__
+    f16 y;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+    return y;
+#else
     auto const u = bit_cast<std::uint32_t>(x), magnitude = u & 0x7fffffffu;
     auto const sign = std::uint16_t(u >> 16 & 0x8000u);
     if (magnitude > 0x7f800000u) return f16{std::uint16_t(sign | 0x7e00u)};
@@ -70,6 +148,7 @@ CELLAR_HD To from_float(float x) {
     if (magnitude < 0x38800000u)  // subnormal or zero: adding 0.5 aligns the last bit and rounds
       return f16{std::uint16_t(sign | (bit_cast<std::uint32_t>(bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u))};
     return f16{std::uint16_t(sign | (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13)};
+#endif
   }
 }
 
@@ -152,6 +231,15 @@ CELLAR_HD inline float exponential(float x) {
   return expf(x);
 #else
   return std::exp(x);
+#endif
+}
+
+/// Ends the program, or the kernel.
+CELLAR_HD inline void trap() {
+#ifdef __CUDA_ARCH__
+  __trap();
+#else
+  __builtin_trap();
 #endif
 }
 

@@ -15,7 +15,10 @@
 ///   scan(x, op = plus)             exclusive, in order of rank; `total` is the same on every member
 ///   sync                           orders memory among members; so do reduce and scan of the team. Warp shuffles and ballots do not: warp().sync() does
 ///   shared<T>(n)                   the same n on every member, contents undefined, alive until the body ends
-///   copy_async                     16 bytes, both addresses 16-aligned; visible to the caller after wait_async, to others after a further sync
+///   multiply_add                   of warps of 32, D += A B with A [16, 16] and B [16, 8] in f16 and D [16, 8] in f32, sums in any order. With lane = 4 g + t,
+///                                  a lane brings A's rows g, g + 8, g, g + 8 at columns 2t, 2t, 2t + 8, 2t + 8 and the next one each; B's column g at
+///                                  rows 2t and 2t + 8 and the next one each; and has D's rows g, g, g + 8, g + 8 at columns 2t, 2t + 1, 2t, 2t + 1
+///   copy_async                     16 bytes from global to shared memory, both addresses 16-aligned; visible to the caller after wait_async, to others after a further sync
 namespace cellar::inline CELLAR_ABI {
 
 template <int N>
@@ -34,6 +37,11 @@ concept warp = requires(W w, float x, bool p, unsigned lane) {
   { w.ballot(p) } -> std::same_as<std::uint32_t>;
   { w.reduce(x, plus{}) } -> std::same_as<float>;
   w.sync();
+};
+
+/// Two numbers as a matrix instruction takes them: the first in the low half.
+struct f16_pair {
+  f16 first, second;
 };
 
 template <class T>
@@ -113,7 +121,7 @@ class serial_team {
     used_ = round_up(used_, 16);
     T* const p = reinterpret_cast<T*>(scratch_ + used_);
     used_ += n * i64(sizeof(T));
-    if (used_ > bytes_) __builtin_trap();  // a body that asks for more than its stated scratch is a defect of the library
+    if (used_ > bytes_) trap();  // a body that asks for more than its stated scratch is a defect of the library
     return p;
   }
   template <class To, class From>

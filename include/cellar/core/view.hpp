@@ -9,6 +9,12 @@ namespace cellar::inline CELLAR_ABI {
 
 inline constexpr int dynamic = -1;
 
+namespace detail {
+/// What a view of T converts to: the same of T const. A template, since nvcc warns of a conversion to the own type even where it is constrained away.
+template <class U, class T>
+concept const_of = std::is_same_v<U, T const> && !std::is_const_v<T>;
+}  // namespace detail
+
 /// A contiguous run of `count` elements.
 template <class T>
 struct row_view {
@@ -18,7 +24,10 @@ struct row_view {
   CELLAR_HD T& operator[](i64 i) const { return data[i]; }
   CELLAR_HD T* begin() const { return data; }
   CELLAR_HD T* end() const { return data + count; }
-  CELLAR_HD operator row_view<T const>() const requires(!std::is_const_v<T>) { return {data, count}; }
+  template <detail::const_of<T> U>
+  CELLAR_HD operator row_view<U>() const {
+    return {data, count};
+  }
 };
 
 /// [rows, columns]; columns are contiguous and, unless `dynamic`, part of the type.
@@ -37,7 +46,10 @@ struct matrix_view {
   }
   CELLAR_HD T* row(i64 r) const { return data + r * stride; }
   CELLAR_HD T& operator()(i64 r, i64 c) const { return data[r * stride + c]; }
-  CELLAR_HD operator matrix_view<T const, Columns>() const requires(!std::is_const_v<T>) { return {data, rows, stride, dynamic_columns}; }
+  template <detail::const_of<T> U>
+  CELLAR_HD operator matrix_view<U, Columns>() const {
+    return {data, rows, stride, dynamic_columns};
+  }
 };
 
 /// Token rows of several heads, [tokens, heads, head_dim], as engines hold queries, keys and values. The innermost is contiguous.
@@ -51,7 +63,10 @@ struct heads_view {
   i64 head_stride = 0;   ///< Elements from one head to the next.
 
   CELLAR_HD T* row(i64 token, int head) const { return data + token * token_stride + head * head_stride; }
-  CELLAR_HD operator heads_view<T const>() const requires(!std::is_const_v<T>) { return {data, tokens, heads, head_dim, token_stride, head_stride}; }
+  template <detail::const_of<T> U>
+  CELLAR_HD operator heads_view<U>() const {
+    return {data, tokens, heads, head_dim, token_stride, head_stride};
+  }
 };
 
 /// Scalars that engines hold keys and values in, named at run time.

@@ -36,6 +36,16 @@ void check_steps(memory_map<S> const& map, row_view<sequence_step const> steps, 
 
 }  // namespace detail
 
+/// Bytes of a cache's workspace, and floats of seal_prompt's scratch, for all workers.
+template <offloading_scheme S>
+i64 step_workspace_bytes(executor const& on, model_shape const& shape, limits const& l, budget const& b) {
+  return operation::workspace_bytes<S>(shape, l, b, on.workers());
+}
+template <offloading_scheme S>
+i64 prompt_floats(executor const& on, model_shape const& shape, i64 tokens, scalar_type type) {
+  return on.workers() * operation::prompt_scratch_floats<S>(shape, tokens, type);
+}
+
 /// Whether every element is a number of at most that magnitude; false for NaN.
 template <storage_scalar T>
 bool are_storable(executor const& on, heads_view<T const> x, float most) {

@@ -4,6 +4,7 @@
 
 #include "cellar/core/statistics.hpp"
 #include "cellar/host/append.hpp"
+#include "cellar/operation/remainder.hpp"
 #include "cellar/operation/workspace.hpp"
 
 namespace cellar::inline CELLAR_ABI::host {
@@ -48,33 +49,6 @@ matrix_view<float const, D> gather_queries(heads_view<T const> q, sequence_step 
   return {to, step.new_tokens * group};
 }
 
-/// The softmax state of the far blocks that are neither chosen nor outliers, by their summaries' logits, for every query row.
-template <offloading_scheme S>
-void estimate_remainder(sequence_view<S> const& from, int head, sequence_step const& step, matrix_view<float const> logits,
-                        row_view<logical_block const> chosen, attention::softmax_state* to) {
-  auto const outliers = from.outliers(head);
-  typename S::attention const variant{};
-  i64 const blocks = step.sealed, group = logits.rows / step.new_tokens;
-  for (i64 r = 0; r < logits.rows; ++r) {
-    float const* const row = logits.row(r);
-    i64 const q_position = step.length - step.new_tokens + r / group;
-    auto const for_rest = [&](auto const& f) {
-      i64 next_chosen = 0, next_outlier = 0;
-      for (i64 b = 0; b < blocks; ++b) {
-        bool const is_chosen = next_chosen < chosen.count && number(chosen[next_chosen]) == b;
-        bool const is_outlier = next_outlier < outliers.count && number(outliers[next_outlier]) == b;
-        next_chosen += is_chosen;
-        next_outlier += is_outlier;
-        if (!is_chosen && !is_outlier && is_finite(row[b])) f(variant.logit(row[b], q_position, from.position(b)));
-      }
-    };
-    attention::softmax_state rest;
-    for_rest([&](float x) { rest.m = maximum{}(rest.m, x); });
-    for_rest([&](float x) { rest.l += float(S::block_tokens) * exponential(x - rest.m); });
-    to[r] = rest;
-  }
-}
-
 }  // namespace detail
 
 /// Scores and selects: the far blocks that each KV head of each sequence attends to.
@@ -110,8 +84,8 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
     counts[item] = count;
     if constexpr (S::remainder::estimates)
       if (remainders)
-        detail::estimate_remainder(
-            from, head, step, matrix_view<float const>{sizes.score().logits(mine + sizes.io_bytes()), step.new_tokens * group, sizes.score().padded_blocks()},
+        operation::estimate_remainder(
+            t, from, head, step, matrix_view<float const>{sizes.score().logits(mine + sizes.io_bytes()), step.new_tokens * group, sizes.score().padded_blocks()},
             row_view<logical_block const>{to.data, count}, remainders + item * sizes.rows);
     if (per_worker) {
       per_worker[worker].seconds.score += scored;

@@ -3,9 +3,10 @@
 #include <concepts>
 #include <exception>
 #include <memory>
+#include <vector>
 
 #include "cellar/core/error.hpp"
-#include "cellar/core/types.hpp"
+#include "cellar/operation/memory.hpp"
 #include "cellar/host/vector_level.hpp"
 
 namespace cellar::inline CELLAR_ABI::host {
@@ -56,6 +57,30 @@ class executor {
     return other;
   }
   vector_kernels const* kernels() const { return kernels_; }
+
+  // What a cache asks of its executor: memory near the processor, a way to the tier, and where drivers read a step.
+
+  static constexpr bool is_host = true;  ///< Memory is the host's, and calls return when done.
+  template <class T>
+  using buffer = std::vector<T>;
+  /// [count], zero.
+  template <class T>
+  buffer<T> allocate(i64 count) const {
+    return buffer<T>(std::size_t(count));
+  }
+  template <class T>
+  buffer<T> upload(std::vector<T>&& x) const {
+    return std::move(x);
+  }
+  template <class Tier>
+  struct reached {
+    reached(executor const&, Tier&, int) {}
+  };
+  struct step_table {
+    step_table(executor const&, i64, i64, i64) {}
+    row_view<sequence_step const> publish(executor const&, row_view<sequence_step const> steps) { return steps; }
+    row_view<page_id const> pages(executor const&, i64, row_view<page_id const> table) { return table; }
+  };
 
   /// f(item, worker) for every item; returns when all are done.
   ///

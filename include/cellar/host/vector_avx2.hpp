@@ -4,6 +4,11 @@
 #ifdef CELLAR_X86
 #include <immintrin.h>
 
+#ifdef __CUDACC__
+#pragma nv_diagnostic push
+#pragma nv_diag_suppress 1675  // its front end does not know the pragma that it hands on
+#endif
+
 /// Inner loops in AVX2, FMA and F16C. Every function names its instruction set, so that any translation unit may hold them; what calls them has asked the
 /// processor (host/vector_level.hpp). Loops over registers have constant bounds: they unroll.
 namespace cellar::inline CELLAR_ABI::host::avx2 {
@@ -670,4 +675,7 @@ inline constexpr vector_kernels kernels{.f32 = kernels_of_rows<float>,
                                         .write_highest = write_highest};
 
 }  // namespace cellar::host::avx2
+#ifdef __CUDACC__
+#pragma nv_diagnostic pop
+#endif
 #endif

@@ -2,6 +2,10 @@
 #include "cellar/host/vector_avx2.hpp"
 
 #ifdef CELLAR_X86
+#ifdef __CUDACC__
+#pragma nv_diagnostic push
+#pragma nv_diag_suppress 1675  // as vector_avx2.hpp
+#endif
 
 /// Inner loops in AVX-512 (F, BW, VL: what its processors but the first have), where they pay; the rest is AVX2's.
 namespace cellar::inline CELLAR_ABI::host::avx512 {
@@ -61,4 +65,7 @@ inline constexpr vector_kernels kernels = [] {
 }();
 
 }  // namespace cellar::host::avx512
+#ifdef __CUDACC__
+#pragma nv_diagnostic pop
+#endif
 #endif

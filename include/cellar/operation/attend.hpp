@@ -89,6 +89,7 @@ CELLAR_HD i64 attended_blocks(sequence_view<S> const& from, sequence_step const&
 ///             visit, as block_parts valid until its next call, or until this returns where attends_in_place; scratch of sizes.part_bytes()
 /// Effects     a body over a team; on_decode(begin) is called around decoding (statistics), and may be empty
 /// Complexity  O(rows * attended tokens * head_dim)
+CELLAR_CALLS_HOST
 template <team Team, offloading_scheme S, class Far, class OnDecode>
 CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequence_step const& step, row_view<logical_block const> blocks, bool every,
                            i64 part, matrix_view<float const, S::head_dim> queries, attend_partial<S::head_dim> const& to, attend_workspace<S> const& sizes,
@@ -276,6 +277,7 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
   if (in_place && waiting >= 0) attend_to(chunks[waiting], token_rows{});
   if constexpr (rotates_values) {
     from.value_codec(head, 0).rotate_back(t, matrix_view<float, D>{rotated_sums, rows});
+    t.sync();
     for (i64 r = t.rank(); r < rows; r += t.size())
       for (int c = 0; c < D; ++c) sums[r * D + c] += rotated_sums[r * D + c];
   }
@@ -315,6 +317,7 @@ CELLAR_HD void finish_attend(Team& t, sequence_view<S> const& from, int head, at
 /// Exact attention of one KV head's query group over some of its keys: softmax(q . k) . v over sinks, outliers, chosen far blocks and the tail, part by part.
 ///
 /// As attend_part and finish_attend; scratch of sizes.bytes(), 16-byte aligned.
+CELLAR_CALLS_HOST
 template <team Team, offloading_scheme S, class Far, class OnDecode>
 CELLAR_HD void attend(Team& t, sequence_view<S> const& from, int head, sequence_step const& step, row_view<logical_block const> blocks, bool every,
                       matrix_view<float const, S::head_dim> queries, matrix_view<float, S::head_dim> out, attend_workspace<S> const& sizes,

@@ -72,7 +72,7 @@ struct memory_map {
   }
   CELLAR_HD static constexpr i64 mean_value() { return S::remainder::estimates ? round_up(head_dim * i64(sizeof(float)), 16) : 0; }
   /// Scratch that policies need to learn, for one of them at a time.
-  CELLAR_HD i64 train_scratch() const {
+  i64 train_scratch() const {
     i64 most = 0;
     auto const include = [&]<class Policy>(Policy const&) {
       if constexpr (trains_in_scratch<Policy>) most = maximum{}(most, round_up(sized<Policy>().train_scratch_bytes(channels<Policy>()), 16));
@@ -132,7 +132,10 @@ template <class Byte>
 struct block_parts {
   row_parts<Byte> keys, values;
 
-  CELLAR_HD operator block_parts<Byte const>() const requires(!std::is_const_v<Byte>) { return {keys, values}; }
+  template <cellar::detail::const_of<Byte> B>
+  CELLAR_HD operator block_parts<B>() const {
+    return {keys, values};
+  }
 };
 
 /// A block's planes where they lie outside a layout: a head's in one run, the shared ones in another, each plane's rows side by side.

@@ -11,27 +11,27 @@ struct score_workspace {
   i64 blocks = 0;  ///< Far blocks of a sequence, at most.
   int heads = 1;   ///< KV heads.
 
-  typename S::summary summary() const {
+  CELLAR_HD typename S::summary summary() const {
     if constexpr (of_all_heads<typename S::summary>)
       return typename S::summary{}.of_head(0, heads);
     else
       return {};
   }
   CELLAR_HD i64 scored_rows() const { return S::reduce::acts_on_queries ? 1 : rows; }
-  i64 padded_blocks() const { return round_up(blocks, memory_map<S>::tile_blocks); }
-  i64 query_bytes() const { return round_up(rows * S::head_dim * i64(sizeof(float)), 16); }
-  i64 prepared_bytes() const { return round_up(summary().prepared_bytes(scored_rows(), S::head_dim), 16); }
-  i64 scratch_bytes() const { return round_up(summary().scratch_bytes(S::head_dim), 16); }
-  i64 score_bytes() const { return round_up((scored_rows() + 1) * padded_blocks() * i64(sizeof(float)), 16); }
+  CELLAR_HD i64 padded_blocks() const { return round_up(blocks, memory_map<S>::tile_blocks); }
+  CELLAR_HD i64 query_bytes() const { return round_up(rows * S::head_dim * i64(sizeof(float)), 16); }
+  CELLAR_HD i64 prepared_bytes() const { return round_up(summary().prepared_bytes(scored_rows(), S::head_dim), 16); }
+  CELLAR_HD i64 scratch_bytes() const { return round_up(summary().scratch_bytes(S::head_dim), 16); }
+  CELLAR_HD i64 score_bytes() const { return round_up((scored_rows() + 1) * padded_blocks() * i64(sizeof(float)), 16); }
   /// The logits of the last call: row r at logits(workspace) + r * padded_blocks(), [scored rows, blocks].
-  float const* logits(std::byte const* workspace) const { return scores(const_cast<std::byte*>(workspace)); }
-  float* scores(std::byte* workspace) const { return reinterpret_cast<float*>(workspace + query_bytes() + prepared_bytes() + scratch_bytes()); }
+  CELLAR_HD float const* logits(std::byte const* workspace) const { return scores(const_cast<std::byte*>(workspace)); }
+  CELLAR_HD float* scores(std::byte* workspace) const { return reinterpret_cast<float*>(workspace + query_bytes() + prepared_bytes() + scratch_bytes()); }
   /// What prepare_scores made of that many query rows.
-  prepared_queries<std::byte const, S::head_dim> prepared(std::byte* workspace, i64 query_rows) const {
+  CELLAR_HD prepared_queries<std::byte const, S::head_dim> prepared(std::byte* workspace, i64 query_rows) const {
     std::byte* const data = workspace + query_bytes();
     return {data, S::reduce::acts_on_queries ? 1 : query_rows, data + prepared_bytes()};
   }
-  i64 bytes() const { return 2 * query_bytes() + prepared_bytes() + scratch_bytes() + score_bytes(); }
+  CELLAR_HD i64 bytes() const { return 2 * query_bytes() + prepared_bytes() + scratch_bytes() + score_bytes(); }
 };
 
 /// Scores far blocks of a sequence for one KV head's query group, in three steps, of which the second may be shared out by ranges of tiles: queries are

@@ -70,6 +70,7 @@ CELLAR_HD void seal(Team& t, sequence_view<S> const& to, int head, i64 first, i6
 /// Teaches the policies that learn from keys, by a prompt's keys as attended.
 ///
 /// Requires  scratch of memory_map::train_scratch bytes
+CELLAR_CALLS_HOST
 template <team Team, offloading_scheme S, int Columns>
 CELLAR_HD void train_keys(Team& t, sequence_view<S> const& to, int head, matrix_view<float const, Columns> keys, std::byte* scratch) {
   auto const train = [&]<class Policy>(Policy policy, std::byte* state) {
@@ -92,6 +93,7 @@ CELLAR_HD void train_keys(Team& t, sequence_view<S> const& to, int head, matrix_
 /// Teaches the value codec, if it learns, by a prompt's values.
 ///
 /// Requires  scratch of memory_map::train_scratch bytes
+CELLAR_CALLS_HOST
 template <team Team, offloading_scheme S, int Columns>
 CELLAR_HD void train_values(Team& t, sequence_view<S> const& to, int head, matrix_view<float const, Columns> values, std::byte* scratch) {
   using codec = typename S::value_codec;

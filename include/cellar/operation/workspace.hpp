@@ -16,9 +16,9 @@ struct decode_workspace {
   i64 run_bytes = 0;  ///< Planes of one (block, KV head) and its shared ones, where the tier is not read in place.
 
   static constexpr i64 select_bytes = round_up(i64(S::select::shared_bytes), 16);
-  score_workspace<S> score() const { return {rows, S::select::reads_scores ? blocks : 0, heads}; }
-  attend_workspace<S> attend() const { return {rows}; }
-  i64 io_bytes() const { return 2 * round_up(rows * S::head_dim * i64(sizeof(float)), 16); }
+  CELLAR_HD score_workspace<S> score() const { return {rows, S::select::reads_scores ? blocks : 0, heads}; }
+  CELLAR_HD attend_workspace<S> attend() const { return {rows}; }
+  CELLAR_HD i64 io_bytes() const { return 2 * round_up(rows * S::head_dim * i64(sizeof(float)), 16); }
   i64 worker_bytes() const { return round_up(io_bytes() + std::max(score().bytes() + select_bytes, attend().bytes() + run_bytes), 64); }
   /// Where there are fewer (sequence, KV head) pairs than workers, they share the parts of each attention, which lie behind the workers' own scratch: a total
   /// for each pair, and the parts of a wave, some for each worker. Steps of many query tokens are not shared out.

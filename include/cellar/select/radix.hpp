@@ -47,6 +47,24 @@ struct radix_place {
   Weight rest = 0;
 };
 
+/// f(i, score) for every score, by members in turn; those of a block read four at a time, and more ahead.
+template <team Team, class F>
+CELLAR_HD void for_scores(Team const& t, row_view<float const> scores, F const& f) {
+  i64 i = t.rank();
+  if constexpr (!std::is_same_v<Team, serial_team>) {
+    constexpr int width = 4, ahead = 4;
+    i64 const step = i64{t.size()} * width, whole = reinterpret_cast<std::uintptr_t>(scores.data) % 16 == 0 ? scores.count / (step * ahead) * step * ahead : 0;
+    for (i64 base = i64{t.rank()} * width; base < whole; base += step * ahead) {
+      loaded_bytes<16> some[ahead];
+      for (int k = 0; k < ahead; ++k) some[k] = load_aligned<16>(scores.data + base + k * step);
+      for (int k = 0; k < ahead; ++k)
+        for (int j = 0; j < width; ++j) f(base + k * step + j, cellar::detail::load_float<float>(some[k].data + j * 4));
+    }
+    i += whole;
+  }
+  for (; i < scores.count; i += t.size()) f(i, scores[i]);
+}
+
 /// Where the sum of weights, from the highest key downwards, reaches `wanted`. Eight bits a pass.
 ///
 /// Requires    wanted at least 1 and at most the sum of all; equal scores have equal weights; weight(i) of block i
@@ -58,10 +76,10 @@ CELLAR_HD radix_place<Weight> radix_search(Team& t, row_view<float const> scores
   for (int shift = 24; shift >= 0; shift -= 8) {
     for (unsigned i = t.rank(); i < 256 * s.words; i += t.size()) s.bins[i] = 0;
     t.sync();
-    for (i64 i = t.rank(); i < scores.count; i += t.size()) {
-      std::uint32_t const key = ordered_bits(scores[i]);
+    for_scores(t, scores, [&](i64 i, float x) {
+      std::uint32_t const key = ordered_bits(x);
       if ((key & known) == at.key) s.add(t, key >> shift & 255u, weight(i));
-    }
+    });
     t.sync();
     Weight above = 0;
     for (unsigned base = 0; base < 256; base += t.size()) {  // bins from the top, a team's width at a time
@@ -83,8 +101,64 @@ CELLAR_HD radix_place<Weight> radix_search(Team& t, row_view<float const> scores
   return at;
 }
 
+/// radix_search for the `take` highest scores, for teams of many members: cells of equal width between the lowest and the highest score spread what a digit of
+/// the keys would not, and only the scores of one cell are searched. Where they are too many, all are.
+///
+/// Complexity  three readings of the scores; seven where a cell has more than its room
+struct cells {
+  static constexpr int count = 2048, room = 2048;
+  static constexpr i64 bytes = (count + 1) * i64(sizeof(std::uint32_t)) + room * i64(sizeof(float)) + 3 * 16;
+};
+template <team Team>
+CELLAR_HD radix_place<std::uint32_t> search_in_cells(Team& t, row_view<float const> scores, std::uint32_t take, radix_scratch<std::uint32_t> const& s) {
+  auto* const bins = shared_array<std::uint32_t>(t, cells::count);
+  auto* const found = shared_array<std::uint32_t>(t, 1);
+  float* const list = shared_array<float>(t, cells::room);
+  auto const one = [](i64) { return 1u; };
+  float low = infinity, high = -infinity;
+  for_scores(t, scores, [&](i64, float x) {
+    low = is_finite(x) && x < low ? x : low;
+    high = is_finite(x) && x > high ? x : high;
+  });
+  low = -t.reduce(-low, maximum{});
+  high = t.reduce(high, maximum{});
+  float const scale = float(cells::count - 1) / (high - low);
+  if (!(low < high) || !(scale > 0) || !is_finite(scale)) return radix_search(t, scores, take, one, s);
+  auto const cell_of = [&](float x) {  // rises with x, as each step of it does
+    float const at = (x - low) * scale;
+    return at > 0 ? at < float(cells::count - 1) ? std::uint32_t(at) : std::uint32_t(cells::count - 1) : 0u;
+  };
+  for (int i = int(t.rank()); i < cells::count; i += int(t.size())) bins[i] = 0;
+  if (t.rank() == 0) *found = 0;
+  t.sync();
+  for_scores(t, scores, [&](i64, float x) { t.atomic_add(&bins[cell_of(x)], 1u); });
+  t.sync();
+  std::uint32_t above = 0;
+  for (unsigned base = 0; base < cells::count; base += t.size()) {  // from the top
+    unsigned const r = base + t.rank();
+    std::uint32_t const mine = r < cells::count ? bins[cells::count - 1 - r] : 0;
+    std::uint32_t total = 0;
+    std::uint32_t const before = above + t.scan(mine, total);
+    if (before < take && take <= before + mine) {
+      *s.digit = cells::count - 1 - r;
+      *s.rest = take - before;
+    }
+    above += total;
+  }
+  t.sync();
+  std::uint32_t const cell = *s.digit, rest = *s.rest;
+  for_scores(t, scores, [&](i64, float x) {
+    if (cell_of(x) != cell) return;
+    std::uint32_t const at = t.atomic_add(found, 1u);
+    if (at < cells::room) list[at] = x;
+  });
+  t.sync();
+  if (*found > cells::room) return radix_search(t, scores, take, one, s);
+  return radix_search(t, row_view<float const>{list, i64(*found)}, rest, one, s);
+}
+
 /// Writes, ascending, the ids of the blocks whose key is above `key`, and of the first `equals` whose key equals it. Each warp owns a run of blocks; it
-/// counts, learns what lies before it, and writes.
+/// counts, learns what lies before it, and writes. A lane takes four neighbours at a time.
 ///
 /// Returns     how many, on every member
 /// Complexity  two readings of the scores
@@ -92,31 +166,52 @@ template <team Team>
 CELLAR_HD i64 write_best(Team& t, row_view<float const> scores, std::uint32_t key, std::uint32_t equals, row_view<logical_block> ids) {
   auto w = t.warp();
   constexpr unsigned width = decltype(w)::width;
-  i64 const n = scores.count, run = ceil_div(ceil_div(n, width), w.count()) * width;
+  constexpr int each = width == 1 ? 1 : 4, span = int(width) * each;
+  i64 const n = scores.count, run = ceil_div(ceil_div(n, span), w.count()) * span;
   i64 const begin = w.index() * run, end = begin + run < n ? begin + run : n;
+  bool const is_aligned = each == 4 && reinterpret_cast<std::uintptr_t>(scores.data) % 16 == 0;
+  auto const read = [&](i64 i, std::uint32_t (&keys)[each]) {  // 0 beyond the end: below and equal to no key that is searched for
+    if (is_aligned && i + each <= end) {
+      auto const some = load_aligned<4 * each>(scores.data + i);
+      for (int j = 0; j < each; ++j) keys[j] = ordered_bits(cellar::detail::load_float<float>(some.data + 4 * j));
+    } else {
+      for (int j = 0; j < each; ++j) keys[j] = i + j < end ? ordered_bits(scores[i + j]) : 0;
+    }
+  };
   std::uint32_t greater = 0, equal = 0;
-  for (i64 base = begin; base < end; base += width) {
-    i64 const i = base + w.lane();
-    std::uint32_t const mine = i < end ? ordered_bits(scores[i]) : 0;
-    greater += std::uint32_t(popcount(w.ballot(i < end && mine > key)));
-    equal += std::uint32_t(popcount(w.ballot(i < end && mine == key)));
+  for (i64 i = begin + w.lane() * each; i < end; i += span) {
+    std::uint32_t keys[each];
+    read(i, keys);
+    for (int j = 0; j < each; ++j) {
+      greater += keys[j] > key;
+      equal += i + j < end && keys[j] == key;
+    }
   }
   std::uint32_t all_greater = 0, all_equal = 0;
-  std::uint32_t greater_before = t.scan(w.lane() == 0 ? greater : 0u, all_greater);
-  std::uint32_t equal_before = t.scan(w.lane() == 0 ? equal : 0u, all_equal);
+  std::uint32_t greater_before = t.scan(greater, all_greater), equal_before = t.scan(equal, all_equal);
+  // A member's own blocks are not neighbours: what lies before is the warp's share, and in it what ballots tell.
   greater_before = w.shuffle(greater_before, 0);
   equal_before = w.shuffle(equal_before, 0);
   std::uint32_t const lower_lanes = (1u << w.lane()) - 1;
-  for (i64 base = begin; base < end; base += width) {
-    i64 const i = base + w.lane();
-    std::uint32_t const mine = i < end ? ordered_bits(scores[i]) : 0;
-    bool const is_greater = i < end && mine > key, is_equal = i < end && mine == key;
-    std::uint32_t const greater_lanes = w.ballot(is_greater), equal_lanes = w.ballot(is_equal);
-    std::uint32_t const g = greater_before + std::uint32_t(popcount(greater_lanes & lower_lanes));
-    std::uint32_t const e = equal_before + std::uint32_t(popcount(equal_lanes & lower_lanes));
-    if (is_greater || (is_equal && e < equals)) ids[g + (e < equals ? e : equals)] = logical_block(i);
-    greater_before += std::uint32_t(popcount(greater_lanes));
-    equal_before += std::uint32_t(popcount(equal_lanes));
+  for (i64 base = begin; base < end; base += span) {
+    i64 const i = base + w.lane() * each;
+    std::uint32_t keys[each];
+    read(i, keys);
+    std::uint32_t greater_lanes[each], equal_lanes[each], g = greater_before, e = equal_before;
+    for (int j = 0; j < each; ++j) {
+      greater_lanes[j] = w.ballot(keys[j] > key);
+      equal_lanes[j] = w.ballot(i + j < end && keys[j] == key);
+      g += std::uint32_t(popcount(greater_lanes[j] & lower_lanes));
+      e += std::uint32_t(popcount(equal_lanes[j] & lower_lanes));
+      greater_before += std::uint32_t(popcount(greater_lanes[j]));
+      equal_before += std::uint32_t(popcount(equal_lanes[j]));
+    }
+    for (int j = 0; j < each; ++j) {
+      bool const is_greater = keys[j] > key, is_equal = i + j < end && keys[j] == key;
+      if (is_greater || (is_equal && e < equals)) ids[g + (e < equals ? e : equals)] = logical_block(i + j);
+      g += is_greater;
+      e += is_equal;
+    }
   }
   t.sync();
   return i64(all_greater) + (equals < all_equal ? equals : all_equal);
@@ -132,8 +227,12 @@ CELLAR_HD i64 write_highest(Team& t, row_view<float const> scores, i64 take, row
     if (take > 0) k->write_highest(scores.data, scores.count, take, ids.data);
     return take;
   }
-  auto const last = radix_search(
-      t, scores, std::uint32_t(take), [](i64) { return 1u; }, s);
+  radix_place<std::uint32_t> last;
+  if constexpr (std::is_same_v<Team, serial_team>)
+    last = radix_search(
+        t, scores, std::uint32_t(take), [](i64) { return 1u; }, s);
+  else
+    last = search_in_cells(t, scores, std::uint32_t(take), s);
   return write_best(t, scores, last.key, last.rest, ids);
 }
 

@@ -21,7 +21,7 @@ struct threshold {
   static_assert(Alpha::num > 0, "threshold: Alpha must be above zero");
   static constexpr bool reads_scores = true;
   static constexpr float alpha = float(double(Alpha::num) / double(Alpha::den));
-  static constexpr i64 shared_bytes = detail::radix_scratch<std::uint32_t>::bytes;
+  static constexpr i64 shared_bytes = detail::radix_scratch<std::uint32_t>::bytes + detail::cells::bytes;
 
   i64 k = 0;
 

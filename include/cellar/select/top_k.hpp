@@ -10,7 +10,7 @@ namespace cellar::inline CELLAR_ABI::select {
 /// Complexity  at most six readings of the scores
 struct top_k {
   static constexpr bool reads_scores = true;
-  static constexpr i64 shared_bytes = detail::radix_scratch<std::uint32_t>::bytes;
+  static constexpr i64 shared_bytes = detail::radix_scratch<std::uint32_t>::bytes + detail::cells::bytes;
 
   i64 k = 0;
 

@@ -40,7 +40,7 @@ template <class P = std::ratio<95, 100>>
 struct top_p {
   static_assert(P::num > 0 && P::num <= P::den && P::den <= 1 << 20, "top_p: P must be above 0 and at most 1, of a denominator up to 2^20");
   static constexpr bool reads_scores = true;
-  static constexpr i64 shared_bytes = detail::radix_scratch<std::uint32_t>::bytes + detail::radix_scratch<std::uint64_t>::bytes;
+  static constexpr i64 shared_bytes = detail::radix_scratch<std::uint32_t>::bytes + detail::cells::bytes + detail::radix_scratch<std::uint64_t>::bytes;
 
   i64 k = 0;
 

@@ -29,7 +29,10 @@ struct prepared_queries {
   i64 count = 0;
   std::byte* scratch = nullptr;  ///< scratch_bytes(head_dim), 16-byte aligned; contents are free between calls.
 
-  CELLAR_HD operator prepared_queries<Byte const, HeadDim>() const requires(!std::is_const_v<Byte>) { return {data, count, scratch}; }
+  template <detail::const_of<Byte> B>
+  CELLAR_HD operator prepared_queries<B, HeadDim>() const {
+    return {data, count, scratch};
+  }
 };
 
 template <class S, int HeadDim>

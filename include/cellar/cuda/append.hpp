@@ -1,0 +1,398 @@
+#pragma once
+#include <algorithm>
+#include <type_traits>
+
+#include "cellar/cuda/device.hpp"
+#include "cellar/operation/append.hpp"
+#include "cellar/operation/workspace.hpp"
+#include "cellar/select/top_k.hpp"
+
+/// Appending, and sealing of prompts, on a device. Steps lie in device memory, those without new tokens are empty; a call enqueues and returns.
+namespace cellar::inline CELLAR_ABI::cuda {
+
+namespace detail {
+
+/// Element (row, channel) of a view whose scalar is a fact of run time.
+CELLAR_HD inline float element(any_heads_view const& x, i64 row, int head, int channel) {
+  if (x.type == scalar_type::f16) return to_float(x.as<f16>().row(row, head)[channel]);
+  if (x.type == scalar_type::bf16) return to_float(x.as<bf16>().row(row, head)[channel]);
+  return x.as<float>().row(row, head)[channel];
+}
+
+/// Rows [first, first + rows) of a head, or of all heads where head is their number, in f32, packed.
+template <team Team>
+CELLAR_HD void read_rows(Team& t, any_heads_view const& x, int head, i64 first, i64 rows, float* to) {
+  int const heads = head < x.heads ? 1 : x.heads, first_head = head < x.heads ? head : 0;
+  i64 const columns = i64{heads} * x.head_dim;
+  for (i64 i = t.rank(); i < rows * columns; i += t.size())
+    to[i] = element(x, first + i / columns, first_head + int(i % columns / x.head_dim), int(i % x.head_dim));
+}
+
+/// Blocks of 256 threads for so many elements.
+template <device On>
+i64 blocks_for(On const& on, i64 elements) {
+  return std::min<i64>(ceil_div(elements, 256), 8 * i64{on.multiprocessors()});
+}
+
+template <class T>
+struct copy_rows_kernel {
+  heads_view<T const> from;
+  heads_view<T> to;
+  i64 first, blocks;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    i64 const columns = i64{from.heads} * from.head_dim;
+    for (i64 i = i64{at.x} * t.size() + t.rank(); i < from.tokens * columns; i += blocks * t.size()) {
+      int const head = int(i % columns / from.head_dim), c = int(i % from.head_dim);
+      to.row(first + i / columns, head)[c] = from.row(i / columns, head)[c];
+    }
+  }
+};
+
+template <class T>
+struct check_kernel {
+  heads_view<T const> x;
+  float most;
+  unsigned* bad;
+  i64 blocks;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    i64 const columns = i64{x.heads} * x.head_dim;
+    bool all = true;
+    for (i64 i = i64{at.x} * t.size() + t.rank(); i < x.tokens * columns; i += blocks * t.size()) {
+      float const y = to_float(x.row(i / columns, int(i % columns / x.head_dim))[i % x.head_dim]);
+      all &= (y < 0 ? -y : y) <= most;
+    }
+    if (!all) t.atomic_add(bad, 1u);
+  }
+};
+
+template <offloading_scheme S, class T>
+struct append_kernel {
+  memory_map<S> map;
+  layer_memory<S> memory;
+  sequence_step const* steps;
+  heads_view<T const> k, v;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    sequence_step const& step = steps[at.y];
+    int const head = int(at.x);
+    operation::write_near(
+        t, sequence_view<S>{map, memory, step.slot, step.pages}, head, step.length - step.new_tokens, step.new_tokens,
+        [&](i64 row, int c) { return to_float(k.row(step.first_row + row, head)[c]); }, [&](i64 row, int c) { return to_float(v.row(step.first_row + row, head)[c]); });
+  }
+};
+
+template <offloading_scheme S>
+struct seal_step_kernel {
+  memory_map<S> map;
+  layer_memory<S> memory;
+  sequence_step const* steps;
+  float* scratch;
+  i64 each;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    sequence_step const& step = steps[at.y];
+    operation::seal_step(t, sequence_view<S>{map, memory, step.slot, step.pages}, int(at.x), step, scratch + (i64{at.y} * map.groups() + at.x) * each);
+  }
+};
+
+/// Pages of a prompt, one page and head after another in each of `at_once` blocks.
+template <offloading_scheme S>
+struct seal_pages_kernel {
+  memory_map<S> map;
+  prompt_layer<S> layer;
+  sequence_step step;
+  float* scratch;
+  i64 each, at_once;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    using sizes = memory_map<S>;
+    sequence_view<S> const to{map, layer.memory, step.slot, step.pages};
+    int const heads = map.shape.kv_heads, groups = map.groups();
+    i64 const pages = ceil_div(step.sealed, sizes::page_blocks);
+    for (i64 item = at.x; item < pages * groups; item += at_once) {
+      int const head = int(item % groups);
+      i64 const columns = head < heads ? i64{S::head_dim} : i64{heads} * S::head_dim;
+      i64 const b = item / groups * sizes::page_blocks, blocks = step.sealed - b < sizes::page_blocks ? step.sealed - b : i64{sizes::page_blocks};
+      i64 const tokens = blocks * S::block_tokens;
+      float *const keys = scratch + at.x * each, *const values = keys + sizes::page_tokens * columns;
+      read_rows(t, layer.keys, head, to.position(b), tokens, keys);
+      read_rows(t, layer.values, head, to.position(b), tokens, values);
+      t.sync();
+      if (head < heads)
+        operation::seal_shared(t, to, head, b, blocks, matrix_view<float const, S::head_dim>{keys, tokens}, matrix_view<float const, S::head_dim>{values, tokens});
+      else if constexpr (sizes::has_shared)
+        operation::seal_shared(t, to, head, b, blocks, matrix_view<float const>{keys, tokens, columns, columns},
+                               matrix_view<float const>{values, tokens, columns, columns});
+    }
+  }
+};
+
+/// Sinks and tail of a prompt.
+template <offloading_scheme S>
+struct near_of_prompt_kernel {
+  memory_map<S> map;
+  prompt_layer<S> layer;
+  sequence_step step;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    int const head = int(at.x);
+    sequence_view<S> const to{map, layer.memory, step.slot, step.pages};
+    auto const copy = [&](i64 first, i64 end) {
+      operation::write_near(
+          t, to, head, first, end - first, [&](i64 row, int c) { return element(layer.keys, first + row, head, c); },
+          [&](i64 row, int c) { return element(layer.values, first + row, head, c); });
+    };
+    if (step.sealed == 0) return copy(0, step.length);
+    copy(0, map.sinks);
+    copy(to.position(step.sealed), step.length);
+  }
+};
+
+template <offloading_scheme S, int Columns>
+struct train_kernel {
+  memory_map<S> map;
+  prompt_layer<S> layer;
+  sequence_step step;
+  int head;
+  float* rows;
+  i64 columns;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place) const {
+    sequence_view<S> const to{map, layer.memory, step.slot, step.pages};
+    matrix_view<float const, Columns> const all{rows, step.length, columns, columns};
+    read_rows(t, layer.keys, head, 0, step.length, rows);
+    t.sync();
+    operation::train_keys(t, to, head, all, nullptr);
+    if constexpr (trained<typename S::value_codec>) {
+      read_rows(t, layer.values, head, 0, step.length, rows);
+      t.sync();
+      operation::train_values(t, to, head, all, nullptr);
+    }
+  }
+};
+
+/// The mean of the prompt's far values.
+template <offloading_scheme S>
+struct mean_value_kernel {
+  memory_map<S> map;
+  prompt_layer<S> layer;
+  sequence_step step;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    sequence_view<S> const to{map, layer.memory, step.slot, step.pages};
+    i64 const begin = map.sinks, end = to.position(step.sealed);
+    for (int c = int(t.rank()); c < S::head_dim; c += int(t.size())) {
+      double sum = 0;
+      for (i64 p = begin; p < end; ++p) sum += double(element(layer.values, p, int(at.x), c));
+      to.mean_value(int(at.x))[c] = step.sealed > 0 ? float(sum / double(end - begin)) : undefined;
+    }
+  }
+};
+
+/// How badly each block's summary describes it, negated.
+template <offloading_scheme S>
+struct badness_kernel {
+  memory_map<S> map;
+  prompt_layer<S> layer;
+  sequence_step step;
+  float* badness;
+  i64 blocks;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    int const head = int(at.y);
+    float* const keys = shared_array<float>(t, i64{S::block_tokens} * S::head_dim);
+    for (i64 b = at.x; b < step.sealed; b += blocks) {
+      t.sync();
+      read_rows(t, layer.keys, head, map.sinks + b * S::block_tokens, S::block_tokens, keys);
+      t.sync();
+      float const x = typename S::outliers{}(t, matrix_view<float const, S::head_dim>{keys, S::block_tokens});
+      if (t.rank() == 0) badness[head * step.sealed + b] = -x;
+    }
+  }
+};
+template <offloading_scheme S>
+struct keep_outliers_kernel {
+  memory_map<S> map;
+  prompt_layer<S> layer;
+  sequence_step step;
+  float const* badness;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    constexpr int row = S::block_tokens * S::head_dim;
+    sequence_view<S> const to{map, layer.memory, step.slot, step.pages};
+    int const head = int(at.x);
+    auto* const ids = reinterpret_cast<logical_block*>(to.outlier_record(head));
+    i64 const n = map.outliers < step.sealed ? map.outliers : step.sealed;
+    for (i64 i = n + t.rank(); i < map.outliers; i += t.size()) ids[i] = logical_block{-1};
+    if (n > 0) select::top_k{n}(t, row_view<float const>{badness + head * step.sealed, step.sealed}, row_view<logical_block>{ids, n});
+    for (i64 i = t.rank(); i < n * row; i += t.size()) {
+      i64 const p = to.position(number(ids[i / row])) + i % row / S::head_dim;
+      for (int side = 0; side < 2; ++side)
+        to.outlier_rows(head, side, i / row)[i % row] =
+            from_float<typename S::near_scalar>(element(side == 0 ? layer.keys : layer.values, p, head, int(i % S::head_dim)));
+    }
+  }
+};
+
+/// Rows of all heads in f32, packed.
+struct widen_kernel {
+  any_heads_view x;
+  i64 tokens;
+  float* to;
+  i64 blocks;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    i64 const columns = i64{x.heads} * x.head_dim;
+    for (i64 i = i64{at.x} * t.size() + t.rank(); i < tokens * columns; i += blocks * t.size())
+      to[i] = element(x, i / columns, int(i % columns / x.head_dim), int(i % x.head_dim));
+  }
+};
+
+template <offloading_scheme S>
+inline constexpr bool learns = trained<typename S::summary> || trained<typename S::key_codec> || trained<typename S::value_codec>;
+/// Some policy learns by a library of the host.
+template <offloading_scheme S>
+inline constexpr bool learns_on_host =
+    trains_in_scratch<typename S::summary> || trains_in_scratch<typename S::key_codec> || trains_in_scratch<typename S::value_codec>;
+
+/// Rows that are learnt from at a time, in f32.
+template <offloading_scheme S>
+i64 learner_floats(model_shape const& shape, i64 tokens) {
+  return !learns<S> ? 0 : tokens * S::head_dim * (learns_on_host<S> || memory_map<S>::has_shared ? shape.kv_heads : 1);
+}
+
+/// Has the policies of a layer learn on the host: keys and values come down, states go up.
+template <offloading_scheme S, device On>
+void train_on_host(On const& on, memory_map<S> const& device_map, prompt_layer<S> const& layer, sequence_step const& step, float* rows) {
+  constexpr int D = S::head_dim;
+  memory_map<S> map = device_map;
+  rotary& r = map.shape.rotary;
+  std::vector<double> frequencies(std::size_t(r.inverse_frequencies.count));
+  on.download(frequencies.data(), r.inverse_frequencies.data, i64(frequencies.size() * sizeof(double)));
+  r.inverse_frequencies.data = frequencies.data();
+  r.turns = {};
+  i64 const state_bytes = map.state_sequence();
+  int const heads = map.shape.kv_heads;
+  std::vector<std::byte> state(std::size_t(state_bytes) + 16), scratch(std::size_t(map.train_scratch()) + 16);
+  auto const aligned = [](std::vector<std::byte>& x) { return reinterpret_cast<std::byte*>(round_up(reinterpret_cast<i64>(x.data()), 16)); };
+  layer_memory<S> memory = layer.memory;
+  memory.state = aligned(state);
+  sequence_view<S> const to{map, memory, 0, {}};
+  std::vector<float> all(std::size_t(step.length * heads * D)), mine(std::size_t(step.length * D));
+  serial_team t;
+  auto const teach = [&](any_heads_view const& x, auto const& train) {
+    on.template launch<256>({blocks_for(on, i64(all.size()))}, 0, widen_kernel{x, step.length, rows, blocks_for(on, i64(all.size()))});
+    on.download(all.data(), rows, i64(all.size() * sizeof(float)));
+    for (int head = 0; head < heads; ++head) {
+      for (i64 i = 0; i < step.length; ++i) std::copy_n(all.data() + (i * heads + head) * D, D, mine.data() + i * D);
+      train(head, matrix_view<float const, D>{mine.data(), step.length});
+    }
+    if constexpr (memory_map<S>::has_shared) train(heads, matrix_view<float const>{all.data(), step.length, i64{heads} * D, i64{heads} * D});
+  };
+  teach(layer.keys, [&](int head, auto const& keys) { operation::train_keys(t, to, head, keys, aligned(scratch)); });
+  if constexpr (trained<typename S::value_codec>)
+    teach(layer.values, [&](int head, auto const& values) { operation::train_values(t, to, head, values, aligned(scratch)); });
+  on.upload(layer.memory.state + step.slot * state_bytes, memory.state, state_bytes);
+}
+
+}  // namespace detail
+
+/// Bytes of f32 rows that prompts are sealed from, at a time.
+inline constexpr i64 prompt_bytes = i64{64} << 20;
+
+/// Floats of seal_prompt's scratch.
+template <offloading_scheme S, device On>
+i64 prompt_floats(On const&, model_shape const& shape, i64 tokens, scalar_type) {
+  using map = memory_map<S>;
+  i64 const columns = S::head_dim * (map::has_shared ? shape.kv_heads : 1), page = 2 * map::page_tokens * columns;
+  i64 const pages = std::max<i64>(1, std::min(ceil_div(tokens, map::page_tokens) * map{shape}.groups(), prompt_bytes / 4 / page));
+  i64 const outliers = S::outliers::keeps_outliers ? shape.kv_heads * ceil_div(tokens, S::block_tokens) : 0;
+  return pages * page + outliers + detail::learner_floats<S>(shape, tokens);
+}
+
+/// Whether every element is a number of at most that magnitude; false for NaN. Waits.
+template <storage_scalar T, device On>
+bool are_storable(On const& on, heads_view<T const> x, float most) {
+  auto bad = on.template allocate<unsigned>(1);
+  unsigned result = 0;
+  i64 const blocks = detail::blocks_for(on, x.tokens * x.heads * x.head_dim);
+  on.template launch<256>({blocks}, 0, detail::check_kernel<T>{x, most, bad.data(), blocks});
+  on.download(&result, bad.data(), sizeof result);
+  return result == 0;
+}
+
+/// Copies rows to the rows from `first` on.
+template <storage_scalar T, device On>
+void copy_rows(On const& on, heads_view<T const> from, heads_view<T> to, i64 first) {
+  i64 const blocks = detail::blocks_for(on, from.tokens * from.heads * from.head_dim);
+  on.template launch<256>({blocks}, 0, detail::copy_rows_kernel<T>{from, to, first, blocks});
+}
+
+/// Writes the step's keys and values near, and seals the blocks that leave the window.
+///
+/// Shapes    k, v [step tokens, kv_heads, head_dim]; a sequence's rows start at its first_row
+/// Requires  page ids within the memory; workspace of step_workspace_bytes. What host::append_tokens refuses is not looked at
+template <offloading_scheme S, storage_scalar T, device On>
+void append_tokens(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> k,
+                   std::type_identity_t<heads_view<T const>> v, std::byte* workspace) {
+  on.template launch<128>({map.shape.kv_heads, steps.count}, 0, detail::append_kernel<S, T>{map, memory, steps.data, k, v});
+  if constexpr (!S::keeps_generated)
+    if (!map.discards_far)
+      on.template launch<128>({map.groups(), steps.count}, 0,
+                              detail::seal_step_kernel<S>{map, memory, steps.data, reinterpret_cast<float*>(workspace),
+                                                          operation::append_workspace_bytes<S>(map.shape) / i64(sizeof(float))});
+}
+
+/// Seals a prompt in all its layers: trains what learns, seals `sealed` blocks, and copies sinks and tail near.
+///
+/// Shapes    scratch of prompt_floats; keys and values of the layers in device memory
+/// Requires  step: slot, pages, sealed and length; finite rows
+/// Effects   writes near memory, state, tiles and far planes of that sequence. Waits; where a policy learns by a library of the host, keys and values of
+///           each layer are copied there
+template <offloading_scheme S, device On>
+void seal_prompt(On const& on, memory_map<S> const& map, row_view<prompt_layer<S> const> layers, sequence_step const& step, row_view<float> scratch) {
+  using sizes = memory_map<S>;
+  constexpr int D = S::head_dim;
+  int const heads = map.shape.kv_heads, groups = map.groups();
+  i64 const columns = D * (sizes::has_shared ? heads : 1), page = 2 * sizes::page_tokens * columns;
+  float* const badness = scratch.data;
+  float* const rows = badness + (S::outliers::keeps_outliers ? heads * ceil_div(step.length, S::block_tokens) : 0);
+  float* const pages = rows + detail::learner_floats<S>(map.shape, step.length);
+  i64 const at_once = std::min(ceil_div(step.sealed, sizes::page_blocks) * groups, (scratch.count - (pages - scratch.data)) / page);
+  for (prompt_layer<S> const& layer : layers) {
+    if constexpr (detail::learns_on_host<S>)
+      detail::train_on_host(on, map, layer, step, rows);
+    else if constexpr (detail::learns<S>)
+      for (int head = 0; head < groups; ++head) {
+        if (head < heads)
+          on.template launch<128>({}, 0, detail::train_kernel<S, D>{map, layer, step, head, rows, i64{D}});
+        else if constexpr (sizes::has_shared)
+          on.template launch<128>({}, 0, detail::train_kernel<S, dynamic>{map, layer, step, head, rows, i64{heads} * D});
+      }
+    if (step.sealed > 0 && !map.discards_far)
+      on.template launch<128>({at_once}, 0, detail::seal_pages_kernel<S>{map, layer, step, pages, page, at_once});
+    if constexpr (S::remainder::estimates) on.template launch<128>({heads}, 0, detail::mean_value_kernel<S>{map, layer, step});
+    if constexpr (S::outliers::keeps_outliers) {
+      i64 const blocks = std::min<i64>(step.sealed, 4096);
+      on.template launch<32>({blocks, heads}, i64{S::block_tokens} * D * 4, detail::badness_kernel<S>{map, layer, step, badness, blocks});
+      on.template launch<256>({heads}, round_up(select::top_k::shared_bytes, 16) + 64, detail::keep_outliers_kernel<S>{map, layer, step, badness});
+    }
+    on.template launch<128>({heads}, 0, detail::near_of_prompt_kernel<S>{map, layer, step});
+  }
+  on.wait();  // the scratch is the caller's again
+}
+
+}  // namespace cellar::cuda

@@ -1,0 +1,369 @@
+#pragma once
+#include "cellar/operation/attend.hpp"
+
+/// Attention for teams of many members: what operation/attend.hpp computes, with the keys of a query group split into spans, each one team's work, and rows
+/// decoded by all members into shared memory. The generic body there is its specification.
+///
+///   keys of a KV head    | sinks, outliers, tail | far rows, in the order of the list |      cut into chunks, chunks dealt out to spans in order
+///   a chunk              pointers -> decoded rows -> logits -> weights -> sums
+///
+/// Spans are fixed by the lists alone, so results do not depend on the batch.
+namespace cellar::inline CELLAR_ABI::operation {
+
+/// Spans of a KV head's keys, at most.
+inline constexpr int most_spans = 64;
+
+/// Sizes of attend_span, in shared memory. Rows: query rows that one team serves.
+template <offloading_scheme S, int Rows>
+struct span_sizes {
+  static constexpr int D = S::head_dim;
+  static constexpr int key_group = S::key_codec::token_group, value_group = S::value_codec::token_group;
+  static constexpr int both_groups = [] {  // least common multiple
+    int a = key_group, b = value_group;
+    while (b != 0) {
+      int const rest = a % b;
+      a = b;
+      b = rest;
+    }
+    return key_group / a * value_group;
+  }();
+  static constexpr int chunk = both_groups > 32 ? both_groups : 32 / both_groups * both_groups;  ///< Tokens, whole token groups.
+  static constexpr int stride = D + 4;                                                           ///< Floats of a decoded row: neighbours lie in other banks.
+  static constexpr int shares = D % 32 == 0 ? 4 : D % 16 == 0 ? 2 : 1;                           ///< Of a dot product, among members.
+  static constexpr bool rotates_keys = attends_rotated<S, typename S::key_codec>, rotates_values = attends_rotated<S, typename S::value_codec>;
+  static constexpr int queries = (rotates_keys ? 2 : 1) * Rows * D;
+  static constexpr int sums = (rotates_values ? 2 : 1) * Rows * D;
+  static constexpr i64 shared_bytes = round_up(i64{2} * chunk * stride * 4, 16) + round_up(i64{shares} * Rows * chunk * 4, 16) +
+                                      round_up(i64{Rows} * chunk * 4, 16) + round_up(i64{queries} * 4, 16) + round_up(i64{sums} * 4, 16) + 64 +
+                                      3 * round_up(i64{Rows} * 4, 16) + 4 * round_up(i64{chunk} * 8, 16) + round_up(i64{chunk} * 8, 16);
+};
+
+/// What spans give: [rows][spans] states, then [rows][spans][head_dim] sums of near and, where values are attended to rotated, of far ones.
+template <offloading_scheme S>
+struct span_partials {
+  static constexpr int copies = attends_rotated<S, typename S::value_codec> ? 2 : 1;
+  attention::softmax_state* states = nullptr;
+  float* sums = nullptr;
+  i64 rows = 0;
+  int spans = 0;
+
+  CELLAR_HD static constexpr i64 bytes(i64 rows, int spans) { return round_up(rows * spans * i64(sizeof(float)) * (2 + copies * S::head_dim), 16); }
+  CELLAR_HD static span_partials at(std::byte* memory, i64 rows, int spans) {
+    auto* const states = reinterpret_cast<attention::softmax_state*>(memory);
+    return {states, reinterpret_cast<float*>(states + rows * spans), rows, spans};
+  }
+  CELLAR_HD attention::softmax_state& state(i64 row, int span) const { return states[row * spans + span]; }
+  CELLAR_HD float* sum(i64 row, int span, int copy) const { return sums + ((row * spans + span) * copies + copy) * S::head_dim; }
+};
+
+/// The keys of one KV head and step as a list of chunks.
+template <offloading_scheme S, int Chunk>
+struct key_list {
+  i64 sinks = 0, outliers = 0, tail = 0, tail_begin = 0, far = 0;  // tokens
+
+  CELLAR_HD static key_list of(sequence_view<S> const& from, int head, sequence_step const& step, i64 far_blocks) {
+    key_list k;
+    k.sinks = step.length < from.map.sinks ? step.length : from.map.sinks;
+    k.outliers = from.outliers(head).count * S::block_tokens;
+    i64 const begin = from.position(step.sealed);
+    k.tail_begin = begin < from.map.sinks ? from.map.sinks : begin;
+    k.tail = step.length > k.tail_begin ? step.length - k.tail_begin : 0;
+    k.far = far_blocks * S::block_tokens;
+    return k;
+  }
+  CELLAR_HD i64 near() const { return sinks + outliers + tail; }
+  CELLAR_HD i64 near_chunks() const { return ceil_div(near(), Chunk); }
+  CELLAR_HD i64 chunks() const { return near_chunks() + ceil_div(far, Chunk); }
+  /// Chunks of a span, of `spans` of them.
+  CELLAR_HD i64 chunks_of_span(int spans) const { return ceil_div(chunks(), spans); }
+  /// Spans that have chunks.
+  CELLAR_HD int filled_spans(int spans) const {
+    i64 const each = chunks_of_span(spans);
+    return each == 0 ? 0 : int(ceil_div(chunks(), each));
+  }
+};
+
+/// Attention of some of a group's query rows to one span of its keys.
+///
+/// Shapes      query(row, channel) of `rows` rows, at most Rows, times the softmax scale, from row first_row of the step's on; written: their partials of
+///             this span
+/// Requires    as attend_part, without a limit on what `far` returns: it is called by any member, in any order; span_sizes::shared_bytes of shared memory
+/// Effects     a body over a team; nothing is written for a span without chunks (key_list::filled_spans)
+/// Complexity  O(rows * tokens of the span * head_dim)
+template <int Rows, team Team, offloading_scheme S, class Query, class Far>
+CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequence_step const& step, row_view<logical_block const> blocks, bool every,
+                           int span, Query const& query, i64 first_row, int rows, i64 group, span_partials<S> const& to, Far const& far) {
+  using sizes = span_sizes<S, Rows>;
+  using near_scalar = typename S::near_scalar;
+  using variant_type = typename S::attention;
+  constexpr int D = S::head_dim, chunk = sizes::chunk, stride = sizes::stride, shares = sizes::shares;
+  constexpr bool rotates_keys = sizes::rotates_keys, rotates_values = sizes::rotates_values;
+  auto const list = key_list<S, chunk>::of(from, head, step, attended_blocks(from, step, blocks, every));
+  i64 const each = list.chunks_of_span(to.spans), begin = span * each, end = begin + each < list.chunks() ? begin + each : list.chunks();
+  if (begin >= end) return;  // the same on every member
+  variant_type const variant{};
+
+  float* const keys = shared_array<float>(t, i64{2} * chunk * stride);  // (token, channel)
+  float* const values = keys + chunk * stride;
+  float* const products = shared_array<float>(t, i64{shares} * Rows * chunk);      // (share, row, token)
+  float* const weights = shared_array<float>(t, i64{Rows} * chunk);                // (token, row)
+  float* const near_queries = shared_array<float>(t, sizes::queries);              // (row, channel)
+  float* const far_queries = rotates_keys ? near_queries + Rows * D : near_queries;
+  float* const near_sums = shared_array<float>(t, sizes::sums);  // (row, channel)
+  float* const far_sums = rotates_values ? near_sums + Rows * D : near_sums;
+  float* const tops = shared_array<float>(t, Rows);     // largest logit so far
+  float* const totals = shared_array<float>(t, Rows);   // sum of weights
+  float* const shrinks = shared_array<float>(t, Rows);  // of what was summed before this chunk
+  auto** const key_codes = shared_array<std::byte const*>(t, chunk);  // of each token group
+  auto** const key_scales = shared_array<std::byte const*>(t, chunk);
+  auto** const value_codes = shared_array<std::byte const*>(t, chunk);
+  auto** const value_scales = shared_array<std::byte const*>(t, chunk);
+  i64* const positions = shared_array<i64>(t, chunk);  // -1: attended elsewhere
+
+  for (int i = int(t.rank()); i < Rows * D; i += int(t.size())) {
+    float const q = i / D < rows ? query(i / D, i % D) : 0.0f;
+    near_queries[i] = q;
+    if constexpr (rotates_keys) far_queries[i] = q;
+    near_sums[i] = 0;
+    if constexpr (rotates_values) far_sums[i] = 0;
+  }
+  for (int r = int(t.rank()); r < Rows; r += int(t.size())) tops[r] = -infinity, totals[r] = 0;
+  if constexpr (rotates_keys) from.key_codec(head, 0).rotate(t, matrix_view<float, D>{far_queries, Rows});
+  t.sync();
+
+  auto const outliers = from.outliers(head);
+  for (i64 c = begin; c < end; ++c) {
+    bool const is_far = c >= list.near_chunks();
+    i64 const first = is_far ? (c - list.near_chunks()) * chunk : c * chunk, limit = is_far ? list.far : list.near();
+    int const n = int(limit - first < chunk ? limit - first : chunk);
+
+    // Where the chunk's rows lie.
+    if (is_far) {
+      auto const locate = [&](int token_group, std::byte const** codes, std::byte const** scales, bool is_key) {
+        for (int g = int(t.rank()); g * token_group < n; g += int(t.size())) {
+          i64 const token = first + i64{g} * token_group, i = token / S::block_tokens, row = token % S::block_tokens / token_group;
+          block_parts<std::byte const> const parts = far(i, every ? logical_block(i) : blocks[i]);
+          auto const& mine = is_key ? parts.keys : parts.values;
+          codes[g] = mine.codes + row * mine.code_stride;
+          scales[g] = mine.scales + row * mine.scale_stride;
+        }
+      };
+      locate(sizes::key_group, key_codes, key_scales, true);
+      locate(sizes::value_group, value_codes, value_scales, false);
+      for (int i = int(t.rank()); i < n; i += int(t.size())) {
+        i64 const token = first + i, at = token / S::block_tokens;
+        auto const block = every ? logical_block(at) : blocks[at];
+        bool is_outlier = false;
+        for (logical_block const o : outliers) is_outlier |= o == block;
+        positions[i] = is_outlier ? -1 : from.position(number(block)) + token % S::block_tokens;
+      }
+    } else {
+      for (int i = int(t.rank()); i < n; i += int(t.size())) {
+        i64 const token = first + i;
+        if (i64 const o = token - list.sinks; o >= 0 && o < list.outliers) {
+          key_codes[i] = reinterpret_cast<std::byte const*>(from.outlier_rows(head, 0, o / S::block_tokens) + o % S::block_tokens * D);
+          value_codes[i] = reinterpret_cast<std::byte const*>(from.outlier_rows(head, 1, o / S::block_tokens) + o % S::block_tokens * D);
+          positions[i] = from.position(number(outliers[o / S::block_tokens])) + o % S::block_tokens;
+        } else {
+          i64 const position = o < 0 ? token : list.tail_begin + (o - list.outliers);
+          key_codes[i] = reinterpret_cast<std::byte const*>(from.near_row(head, 0, position));
+          value_codes[i] = reinterpret_cast<std::byte const*>(from.near_row(head, 1, position));
+          positions[i] = position;
+        }
+      }
+    }
+    t.sync();
+
+    // Rows in f32, by eight channels.
+    auto const write = [&](float* rows_of, int token, int piece, float const (&x)[8]) {
+      float* const at = rows_of + token * stride + piece * 8;
+      store_four(at, x[0], x[1], x[2], x[3]);
+      store_four(at + 4, x[4], x[5], x[6], x[7]);
+    };
+    if (is_far) {
+      auto const decode = [&](auto const& codec_at, std::byte const* const* codes, std::byte const* const* scales, float* rows_of) {
+        using codec_type = std::remove_cvref_t<decltype(codec_at(i64{0}))>;
+        if constexpr (piecewise_codec<codec_type>) {
+          auto const codec = codec_at(i64{0});
+          for (int i = int(t.rank()); i < n * (D / 8); i += int(t.size())) {
+            int const token = i / (D / 8), piece = i % (D / 8);
+            float x[8];
+            codec.decode_piece(codes[token], scales[token], D, piece * 8, x);
+            write(rows_of, token, piece, x);
+          }
+        } else {
+          constexpr int token_group = codec_type::token_group;
+          for (int g = int(t.rank()); g * token_group < n; g += int(t.size())) {
+            auto alone = cellar::detail::alone_in(t);
+            i64 const token = first + i64{g} * token_group, at = token / S::block_tokens;
+            auto const block = every ? logical_block(at) : blocks[at];
+            auto const codec = codec_at(from.position(number(block)) + token % S::block_tokens);
+            row_parts<std::byte const> const row{codes[g], scales[g], 0, 0};
+            matrix_view<float, D> const decoded{rows_of + i64{g} * token_group * stride, token_group, stride, D};
+            if constexpr (attends_rotated<S, codec_type>)
+              codec.decode_rotated(alone, row, decoded);
+            else
+              codec.decode(alone, row, decoded);
+          }
+        }
+      };
+      decode([&](i64 position) { return from.key_codec(head, position); }, key_codes, key_scales, keys);
+      decode([&](i64 position) { return from.value_codec(head, position); }, value_codes, value_scales, values);
+    } else {
+      for (int i = int(t.rank()); i < n * (D / 8); i += int(t.size())) {
+        int const token = i / (D / 8), piece = i % (D / 8);
+        float x[8];
+        cellar::detail::plain_piece<near_scalar, void>(key_codes[token], nullptr, piece * 8, x);
+        write(keys, token, piece, x);
+        cellar::detail::plain_piece<near_scalar, void>(value_codes[token], nullptr, piece * 8, x);
+        write(values, token, piece, x);
+      }
+    }
+    t.sync();
+
+    // Logits: a member takes a share of one token's channels, for all rows.
+    float const* const q = is_far ? far_queries : near_queries;
+    for (int i = int(t.rank()); i < chunk * shares; i += int(t.size())) {
+      int const token = i % chunk, share = i / chunk;
+      if (token >= n) continue;
+      float s[Rows] = {};
+      for (int channel = share * (D / shares); channel < (share + 1) * (D / shares); channel += 4) {
+        auto const k = load_aligned<16>(keys + token * stride + channel);
+        for (int r = 0; r < Rows; ++r) {
+          auto const x = load_aligned<16>(q + r * D + channel);
+          for (int j = 0; j < 4; ++j) s[r] += cellar::detail::load_float<float>(x.data + j * 4) * cellar::detail::load_float<float>(k.data + j * 4);
+        }
+      }
+      for (int r = 0; r < Rows; ++r) products[(share * Rows + r) * chunk + token] = s[r];
+    }
+    t.sync();
+
+    // Weights: a warp takes a row.
+    auto w = t.warp();
+    constexpr int width = int(decltype(w)::width);
+    for (int r = int(w.index()); r < Rows; r += int(w.count())) {
+      i64 const q_position = step.length - step.new_tokens + (first_row + r) / group;
+      float mine[ceil_div(chunk, width)];
+      float top = -infinity;
+      for (int k = 0; k < int(ceil_div(chunk, width)); ++k) {
+        int const token = k * width + int(w.lane());
+        float x = -infinity;
+        if (token < n && r < rows && positions[token] >= 0 && variant.visible(q_position, positions[token])) {
+          x = 0;
+          for (int share = 0; share < shares; ++share) x += products[(share * Rows + r) * chunk + token];
+          x = variant.logit(x, q_position, positions[token]);
+        }
+        mine[k] = x;
+        top = maximum{}(top, x);
+      }
+      top = w.reduce(top, maximum{});
+      float const before = tops[r], reference = maximum{}(before, top);
+      float sum = 0;
+      for (int k = 0; k < int(ceil_div(chunk, width)); ++k) {
+        float const x = mine[k] == -infinity ? 0.0f : exponential(mine[k] - reference);
+        int const token = k * width + int(w.lane());
+        if (token < chunk) weights[token * Rows + r] = x;
+        sum += x;
+      }
+      sum = w.reduce(sum, plus{});
+      w.sync();
+      if (w.lane() == 0) {
+        float const shrink = reference == -infinity ? 1.0f : exponential(before - reference);
+        shrinks[r] = shrink;
+        totals[r] = totals[r] * shrink + sum;
+        tops[r] = reference;
+      }
+    }
+    t.sync();
+
+    // Sums: a member takes a channel, for all rows.
+    float* const here = is_far ? far_sums : near_sums;
+    for (int channel = int(t.rank()); channel < D; channel += int(t.size())) {
+      float s[Rows] = {};
+      for (int token = 0; token < n; ++token) {
+        float const v = values[token * stride + channel];
+        for (int r = 0; r < Rows; ++r) s[r] += weights[token * Rows + r] * v;
+      }
+      for (int r = 0; r < Rows; ++r) {
+        if constexpr (rotates_values) {
+          near_sums[r * D + channel] *= shrinks[r];
+          far_sums[r * D + channel] *= shrinks[r];
+          here[r * D + channel] += s[r];
+        } else {
+          here[r * D + channel] = here[r * D + channel] * shrinks[r] + s[r];
+        }
+      }
+    }
+    t.sync();
+  }
+
+  for (int i = int(t.rank()); i < rows * D; i += int(t.size())) {
+    to.sum(first_row + i / D, span, 0)[i % D] = near_sums[i];
+    if constexpr (rotates_values) to.sum(first_row + i / D, span, 1)[i % D] = far_sums[i];
+  }
+  for (int r = int(t.rank()); r < rows; r += int(t.size())) to.state(first_row + r, span) = {tops[r], totals[r]};
+}
+
+/// Shared memory of finish_spans.
+template <offloading_scheme S, int Rows>
+inline constexpr i64 finish_bytes = round_up(i64{span_partials<S>::copies} * Rows * S::head_dim * 4, 16) + round_up(i64{Rows} * (most_spans + 1) * 4, 16);
+
+/// Merges the spans of some query rows in ascending order, and the remainder, and writes the output.
+///
+/// Shapes    rows first_row, ..., first_row + rows - 1 of the partials, at most Rows; remainder: null, or the state of what was not chosen, of these rows
+/// Requires  finish_bytes of shared memory
+/// Effects   a body over a team; write(row, channel, value) is called once for each element
+template <int Rows, team Team, offloading_scheme S, class Write>
+CELLAR_HD void finish_spans(Team& t, sequence_view<S> const& from, int head, span_partials<S> const& partials, int filled, i64 first_row, int rows,
+                            attention::softmax_state const* remainder, Write const& write) {
+  constexpr int D = S::head_dim;
+  using all = span_partials<S>;
+  float* const sums = shared_array<float>(t, i64{all::copies} * Rows * D);
+  float* const weights = shared_array<float>(t, Rows * (most_spans + 1));  // of spans, and of the remainder's mean value; over the whole
+  auto w = t.warp();
+  for (int r = int(w.index()); r < Rows; r += int(w.count())) {  // a warp takes a row
+    attention::softmax_state rest;
+    if constexpr (S::remainder::estimates)
+      if (remainder && r < rows && is_finite(from.mean_value(head)[0]) && remainder[r].l > 0) rest = remainder[r];
+    float top = rest.m;
+    if (r < rows)
+      for (int s = int(w.lane()); s < filled; s += int(w.width)) top = maximum{}(top, partials.state(first_row + r, s).m);
+    top = w.reduce(top, maximum{});
+    float total = 0;
+    for (int s = int(w.lane()); s < filled; s += int(w.width)) {
+      attention::softmax_state const state = r < rows ? partials.state(first_row + r, s) : attention::softmax_state{};
+      float const weight = state.l > 0 ? exponential(state.m - top) : 0.0f;
+      weights[r * (most_spans + 1) + s] = weight;
+      total += weight * state.l;
+    }
+    float const rest_weight = rest.l > 0 ? exponential(rest.m - top) * rest.l : 0.0f;
+    total = w.reduce(total, plus{}) + rest_weight;
+    float const scale = total > 0 ? 1.0f / total : 0.0f;
+    w.sync();
+    for (int s = int(w.lane()); s < filled; s += int(w.width)) weights[r * (most_spans + 1) + s] *= scale;
+    if (w.lane() == 0) weights[r * (most_spans + 1) + most_spans] = rest_weight * scale;
+  }
+  t.sync();
+  for (int i = int(t.rank()); i < all::copies * Rows * D; i += int(t.size())) {
+    int const copy = i / (Rows * D), r = i / D % Rows, c = i % D;
+    float sum = 0;
+    if (r < rows) {
+      constexpr int ahead = 8;  // loads that do not wait for each other
+      float const* const weight = weights + r * (most_spans + 1);
+      for (int s = 0; s < filled; s += ahead) {
+        float x[ahead];
+        for (int j = 0; j < ahead; ++j) x[j] = s + j < filled ? partials.sum(first_row + r, s + j, copy)[c] : 0.0f;
+        for (int j = 0; j < ahead; ++j) sum += s + j < filled ? weight[s + j] * x[j] : 0.0f;
+      }
+      if constexpr (S::remainder::estimates)
+        if (copy == 0 && weight[most_spans] > 0) sum += weight[most_spans] * from.mean_value(head)[c];
+    }
+    sums[i] = sum;
+  }
+  if constexpr (all::copies == 2) from.value_codec(head, 0).rotate_back(t, matrix_view<float, D>{sums + Rows * D, Rows});
+  t.sync();
+  for (int i = int(t.rank()); i < rows * D; i += int(t.size()))
+    write(first_row + i / D, i % D, all::copies == 2 ? sums[i] + sums[Rows * D + i] : sums[i]);
+}
+
+}  // namespace cellar::operation

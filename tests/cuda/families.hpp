@@ -1,0 +1,88 @@
+#pragma once
+#include "cuda/against_host.hpp"
+#include "eigensolver.hpp"
+
+/// Schemes by family, each compared with the host on whatever device: a source instantiates one family, since each scheme is code of its own.
+namespace families {
+
+using namespace cellar;
+using against_host::check;
+namespace codecs = cellar::codec;
+namespace summaries = cellar::summary;
+namespace selects = cellar::select;
+
+template <class Device>
+void yakv(Device const& on) {
+  check<scheme::yakv<64, float>, float>(on, 1);
+  for (int const group : {1, 2, 4, 7, 8}) check<scheme::yakv<128>, bf16>(on, 2, {.layers = 1, .group = group, .kv_heads = 2});
+}
+
+template <class Device>
+void yakv_variants(Device const& on) {
+  check<scheme::yakv_centred<64, f16>, f16>(on, 3);
+  check<scheme::yakv_before_rotary<64>, bf16>(on, 4);
+}
+template <class Device>
+void yakv_published(Device const& on) {
+  check<scheme::yakv_published<64>, bf16>(on, 5);
+  check<scheme::yakv_residual<64>, bf16>(on, 6);
+}
+
+template <class Device>
+void exact(Device const& on) {
+  check<scheme::dense<64, float>, float>(on, 7);
+  check<scheme::dense<128>, bf16>(on, 8, {.layers = 1, .group = 71, .kv_heads = 1});
+  check<scheme::sink_window<64>, bf16>(on, 9);
+}
+template <class Device>
+void blocks(Device const& on) {
+  check<scheme::quest<64, float>, float>(on, 10);
+  check<scheme::mean_landmark<96, f16>, f16>(on, 11);
+  check<scheme::arkvale<80>, bf16>(on, 12);
+  check<scheme::quest<256>, f16>(on, 13, {.layers = 1, .group = 2, .kv_heads = 1});
+}
+
+struct with_remainder : scheme::shadow_kv<64, jacobi_eigensolver, float, codecs::fixed_rank<20>> {  // outliers too
+  using remainder = cellar::attention::mean_value;
+};
+struct block_centred : scheme::yakv<64, float> {  // codes of 16 and 8 tokens at a time
+  static constexpr int block_tokens = 32;
+  static constexpr bool keeps_generated = false;
+  using key_codec = codecs::centred<codecs::higgs<2, 256>, codecs::block_mean<16>>;
+  using value_codec = codecs::centred<codecs::int8<>, codecs::block_mean<8>>;
+};
+template <class Device>
+void learnt(Device const& on) {
+  check<with_remainder, float>(on, 14);
+  check<block_centred, float>(on, 15);
+}
+
+struct bytes : scheme::quest<64, f16> {
+  using layout = cellar::layout::token_major;
+  using key_codec = codecs::int8<>;
+  using value_codec = codecs::fp8_e4m3<float>;
+  using select = selects::threshold<std::ratio<2>>;
+  using attention = cellar::attention::soft_cap<>;
+};
+struct nibbles : scheme::yakv<64, float> {
+  static constexpr bool keeps_generated = false;
+  using key_codec = codecs::nvfp4;
+  using value_codec = codecs::int4<>;
+  using summary = summaries::quantized_key<codecs::int4<>>;
+  using select = selects::top_p<std::ratio<9, 10>>;
+};
+struct small_grid : scheme::yakv<64, float> {
+  using key_codec = codecs::higgs<2, 16, 1>;
+  using value_codec = codecs::higgs<4, 256, 1>;
+  using summary = summaries::quantized_key<codecs::higgs<2, 16>>;
+  using reduce = selects::sum_of_logits;
+  using attention = cellar::attention::sliding_window<200>;
+};
+template <class Device>
+void compositions(Device const& on) {
+  check<bytes, f16>(on, 16);
+  check<nibbles, float>(on, 17);
+  check<small_grid, float>(on, 18);
+}
+
+}  // namespace families

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Everything that only a GPU shows: the tests of tests/cuda on the device, compute-sanitizer over small cases, and the benchmarks. Ten minutes in all.
+#
+#   tests/gpu.sh [--out FOLDER] [--built FOLDER] [--only tests|sanitizers|benchmarks]
+#
+# FOLDER of --out takes logs and JSON (build/gpu/results unless named). --built names a folder that has the programs test_cuda and benchmark_cuda_decode already,
+# for a machine that lacks what building needs; else they are built for this machine's device into build/gpu.
+set -uo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+
+out=$root/build/gpu/results built='' only=''
+while (($#)); do
+  case $1 in
+    --out) out=${2:?--out needs a folder}; shift 2 ;;
+    --built) built=${2:?--built needs a folder}; shift 2 ;;
+    --only) only=${2:?--only needs tests, sanitizers or benchmarks}; shift 2 ;;
+    *) echo "usage: tests/gpu.sh [--out FOLDER] [--built FOLDER] [--only tests|sanitizers|benchmarks]" >&2; exit 2 ;;
+  esac
+done
+mkdir -p "$out"
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$out/device.txt" || { echo "There is no NVIDIA device here." >&2; exit 77; }
+git -C "$root" rev-parse --short HEAD >"$out/commit.txt" 2>/dev/null
+
+if [[ -z $built ]]; then
+  built=$root/build/gpu
+  cmake -S "$root" -B "$built" -DCMAKE_BUILD_TYPE=Release -DCELLAR_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=native -DCELLAR_EXAMPLES=OFF >"$out/configure.log" &&
+    cmake --build "$built" --parallel --target test_cuda benchmark_cuda_decode >"$out/build.log" || { tail -30 "$out/build.log"; exit 1; }
+  find "$built" -name test_cuda -type f -exec ln -sf {} "$built/test_cuda" \; -o -name benchmark_cuda_decode -type f -exec ln -sf {} "$built/benchmark_cuda_decode" \;
+fi
+
+failed=0
+run() { # NAME SECONDS COMMAND...: to a log of that name
+  local name=$1 seconds=$2 start=$SECONDS
+  shift 2
+  if timeout "$seconds" "$@" >"$out/$name.log" 2>&1; then
+    echo "passed  $name  $((SECONDS - start)) s: $(tail -3 "$out/$name.log" | grep -v '^$' | tail -1)"
+  else
+    echo "FAILED  $name  $((SECONDS - start)) s"
+    tail -40 "$out/$name.log"
+    failed=1
+  fi
+}
+
+if [[ -z $only || $only == tests ]]; then
+  run tests 150 "$built/test_cuda"
+fi
+if [[ -z $only || $only == benchmarks ]]; then
+  run benchmarks 240 "$built/benchmark_cuda_decode" --benchmark_out="$out/cuda_decode.json" --benchmark_out_format=json
+  run peers 60 python3 "$root/benchmarks/peers/torch_decode.py"
+fi
+if [[ -z $only || $only == sanitizers ]]; then
+  small='a block of a device obeys*,on a device as on the host: yakv_variants,on a device as on the host: compositions'
+  for tool in memcheck racecheck initcheck synccheck; do
+    run "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "$built/test_cuda" "$small"
+  done
+fi
+((failed)) && echo "Something failed; logs are in $out." || echo "All passed; logs are in $out."
+exit $failed
