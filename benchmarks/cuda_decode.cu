@@ -97,8 +97,11 @@ class timing_executor : public cuda::executor {
     executor::launch<Threads>(blocks, shared, kernel);
     clock.stop(stream());
     std::string name = typeid(Kernel).name();
-    for (char const* const known : {"prepare", "score", "select", "attend", "finish", "append", "seal_step", "seal_pages", "near_of_prompt", "reduce"})
-      if (name.find(std::string(known) + "_kernel") != std::string::npos) name = known;
+    for (char const* const known : {"prepare_points", "prepare", "score_points", "score", "select", "attend", "finish", "append", "seal_step", "reduce"})
+      if (name.find(std::string(known) + "_kernel") != std::string::npos) {
+        name = known;
+        break;
+      }
     (*times)[name].push_back(clock.seconds());
   }
 };
@@ -203,8 +206,9 @@ void decode_step(benchmark::State& state) {
   state.counters["seal_us/token"] = 1e6 * seal / double(tokens * layers);
   auto const used = c.usage(entries[0].sequence);
   auto const& limit = limits_of_device::here();
-  if (times.count("score")) {
-    state.counters["score_of_copy"] = double(used.summary * batch) / quantile(times.at("score"), 0.5) / limit.copy;
+  for (char const* const name : {"score", "score_points"})
+    if (times.count(name)) {
+    state.counters["score_of_copy"] = double(used.summary * batch) / quantile(times.at(name), 0.5) / limit.copy;
     state.counters["summary_MB"] = double(used.summary * batch) * 1e-6;
   }
   i64 const attended = operation::selects_everything<Scheme> ? c.sealed_blocks(entries[0].sequence) : c.selected_blocks(entries[0].sequence);
@@ -286,26 +290,38 @@ struct gather_kernel {
     }
   }
 };
+/// Fragments of so many bytes, in ascending order or not, from memory that is registered (by huge pages, as tier::host_memory has it) or allocated pinned.
 void gather(benchmark::State& state) {
-  i64 const bytes = state.range(0), moved = i64{32} << 20, count = moved / bytes, all = i64{1} << 30;
+  i64 const bytes = state.range(0), moved = i64{16} << 20, count = moved / bytes, all = i64{1} << state.range(3);
+  bool const is_ascending = state.range(1) != 0, is_registered = state.range(2) != 0;
   cuda::executor on(stream());
-  tier::host_memory far(1, all);
+  tier::host_memory far(1, is_registered ? all : 1);
   cuda::executor::reached<tier::host_memory> const pinned(on, far, 1);
-  std::memset(far.data(0), 1, std::size_t(all));
+  std::byte* memory = far.data(0);
+  if (!is_registered) cuda::check(cudaMallocHost(reinterpret_cast<void**>(&memory), std::size_t(all)), "pinned memory");
+  std::memset(memory, 1, std::size_t(all));
   std::vector<std::uint32_t> places(static_cast<std::size_t>(count));
   std::uint64_t z = 1;
   for (auto& p : places) {
     z = z * 6364136223846793005u + 1442695040888963407u;
     p = std::uint32_t((z >> 33) % std::uint64_t(all / bytes));
   }
+  if (is_ascending) std::sort(places.begin(), places.end());
   auto at = on.upload(std::move(places));
   auto to = on.allocate<std::byte>(moved + bytes);
-  double const s =
-      median_seconds(stream(), 10, [&] { on.launch<128>({8 * 132}, 0, gather_kernel{far.data(0), at.data(), to.data(), bytes, count}); });
+  double const s = median_seconds(stream(), 10, [&] { on.launch<128>({8 * 132}, 0, gather_kernel{memory, at.data(), to.data(), bytes, count}); });
+  if (!is_registered) cudaFreeHost(memory);
   for (auto const _ : state) state.SetIterationTime(s);
   state.counters["of_link"] = double(count * bytes) / s / limits_of_device::here().to_device;
+  state.counters["M_fragments/s"] = double(count) / s * 1e-6;
 }
-BENCHMARK(gather)->Arg(64)->Arg(132)->Arg(256)->Arg(1024)->Arg(4096)->Arg(16384)->Iterations(1)->UseManualTime()->Unit(benchmark::kMicrosecond);
+BENCHMARK(gather)
+    ->ArgNames({"bytes", "ascending", "registered", "log_memory"})
+    ->ArgsProduct({{64, 132, 256, 1024, 4096, 16384}, {1}, {1}, {30}})
+    ->ArgsProduct({{132, 256}, {0, 1}, {0, 1}, {27, 30}})
+    ->Iterations(1)
+    ->UseManualTime()
+    ->Unit(benchmark::kMicrosecond);
 
 }  // namespace
 

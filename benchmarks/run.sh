@@ -31,6 +31,7 @@ git -C "$root" rev-parse --short HEAD >"$out/commit.txt"
 found=0
 for program in "$root"/build/benchmarks/benchmarks/benchmark_$only; do
   [[ -f $program && -x $program ]] || continue
+  [[ $program == */benchmark_cuda_* ]] && continue  # tests/gpu.sh runs those
   found=1
   name=${program##*/benchmark_}
   "$program" --benchmark_out="$out/$name.json" --benchmark_out_format=json "$@"

@@ -3,7 +3,7 @@
 #
 #   tests/gpu.sh [--out FOLDER] [--built FOLDER] [--only tests|sanitizers|benchmarks]
 #
-# FOLDER of --out takes logs and JSON (build/gpu/results unless named). --built names a folder that has the programs test_cuda and benchmark_cuda_decode already,
+# FOLDER of --out takes logs and JSON (build/gpu/results unless named). --built names a folder that has the programs test_device and benchmark_cuda_decode already,
 # for a machine that lacks what building needs; else they are built for this machine's device into build/gpu.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -24,8 +24,8 @@ git -C "$root" rev-parse --short HEAD >"$out/commit.txt" 2>/dev/null
 if [[ -z $built ]]; then
   built=$root/build/gpu
   cmake -S "$root" -B "$built" -DCMAKE_BUILD_TYPE=Release -DCELLAR_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=native -DCELLAR_EXAMPLES=OFF >"$out/configure.log" &&
-    cmake --build "$built" --parallel --target test_cuda benchmark_cuda_decode >"$out/build.log" || { tail -30 "$out/build.log"; exit 1; }
-  find "$built" -name test_cuda -type f -exec ln -sf {} "$built/test_cuda" \; -o -name benchmark_cuda_decode -type f -exec ln -sf {} "$built/benchmark_cuda_decode" \;
+    cmake --build "$built" --parallel --target test_device benchmark_cuda_decode >"$out/build.log" || { tail -30 "$out/build.log"; exit 1; }
+  find "$built" -name test_device -type f -exec ln -sf {} "$built/test_device" \; -o -name benchmark_cuda_decode -type f -exec ln -sf {} "$built/benchmark_cuda_decode" \;
 fi
 
 failed=0
@@ -42,7 +42,7 @@ run() { # NAME SECONDS COMMAND...: to a log of that name
 }
 
 if [[ -z $only || $only == tests ]]; then
-  run tests 150 "$built/test_cuda"
+  run tests 150 "$built/test_device"
 fi
 if [[ -z $only || $only == benchmarks ]]; then
   run benchmarks 240 "$built/benchmark_cuda_decode" --benchmark_out="$out/cuda_decode.json" --benchmark_out_format=json
@@ -51,7 +51,7 @@ fi
 if [[ -z $only || $only == sanitizers ]]; then
   small='a block of a device obeys*,on a device as on the host: yakv_variants,on a device as on the host: compositions'
   for tool in memcheck racecheck initcheck synccheck; do
-    run "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "$built/test_cuda" "$small"
+    run "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "$built/test_device" "$small"
   done
 fi
 ((failed)) && echo "Something failed; logs are in $out." || echo "All passed; logs are in $out."

@@ -5,6 +5,7 @@
 
 #include "cellar/cuda/append.hpp"
 #include "cellar/cuda/attend.hpp"
+#include "cellar/cuda/resolve.hpp"
 #include "cellar/cuda/sequence.hpp"
 #include "emulator/emulator.hpp"
 
@@ -43,6 +44,8 @@ class device {
     upload(b.data(), x.data(), cellar::i64(x.size() * sizeof(T)));
     return b;
   }
+  template <class Scheme>
+  using run_pools = cellar::cuda::run_pools<Scheme, device>;
   template <class Tier>
   struct reached {
     static_assert(Tier::is_directly_readable);

@@ -93,6 +93,7 @@ class cache {
         remainders_(on.template allocate<attention::softmax_state>(Scheme::remainder::estimates ? limits_.step_sequences * shape.kv_heads * sizes_.rows : 0)),
         workspace_(on.template allocate<std::byte>(step_workspace_bytes<Scheme>(on, shape, limits_, budget_) + 64)),
         published_(on, limits_.sequences, limits_.step_sequences, pages_per_sequence()),
+        run_pools_(on, map_, limits_, sizes_),
         worker_statistics_(std::size_t(on.workers())),
         is_appended_(std::size_t(shape.layers)) {
     steps_.reserve(std::size_t(limits_.step_sequences));
@@ -171,6 +172,7 @@ class cache {
     s.selected_blocks = operation::budget_blocks<Scheme>(budget_, tokens);
     s.phase = life::decode;
     s.staging = {};
+    run_pools_.forget(on, number(id), 0);
   }
 
   // Decoding.
@@ -218,9 +220,8 @@ class cache {
       sequence& s = sequences_[std::size_t(slot)];
       i64 const length = s.length + entry.new_tokens, sealed = sealed_after(s, length, entry.new_tokens);
       take_pages(s, slot, pages_for(sealed) - s.pages);
-      steps_.push_back({slot, pages(slot), s.sealed, sealed, length, entry.new_tokens, row, s.selected_blocks, s.kept_tokens});
+      steps_.push_back({slot, pages(slot), s.sealed, sealed, length, entry.new_tokens, row, s.selected_blocks, s.kept_tokens, ++s.steps});
       s.length = length;
-      ++s.steps;
       if (sealed > s.sealed) s.kept_tokens = 0;
       s.sealed = sealed;
       row += entry.new_tokens;
@@ -308,8 +309,9 @@ class cache {
           select_blocks<Scheme, T>(on, map_, memory(layer), steps, q, sizes_, workspace(), ids_.data(), counts_.data(), per_worker, remainders);
       }
     if constexpr (Scheme::tier::is_directly_readable) {
+      resident_runs const* const near = attends_everything_ ? nullptr : run_pools_.bring(on, memory(layer), steps, ids_.data(), counts_.data());
       attend_blocks<Scheme, T>(on, map_, memory(layer), steps, q, out, sizes_, workspace(), ids_.data(), counts_.data(), attends_everything_, per_worker,
-                               nullptr, remainders);
+                               near, remainders);
     } else {
       if (!attends_everything_) make_resident(on, layer);
       attend_blocks<Scheme, T>(on, map_, memory(layer), steps, q, out, sizes_, workspace(), ids_.data(), counts_.data(), attends_everything_, per_worker,
@@ -379,6 +381,7 @@ class cache {
       }
     }
     if (is_in_step(id)) end_step();
+    run_pools_.forget(on, number(id), sealed);
     s.length = length;
     s.sealed = sealed;
     s.kept_tokens = kept;
@@ -402,6 +405,7 @@ class cache {
     auto const layers = all_layers();
     sequence copy = s;  // allocates: nothing is taken yet
     copy_slot<Scheme>(on, map_, row_view<layer_memory<Scheme> const>{layers.data(), i64(layers.size())}, from, to);
+    run_pools_.forget(on, to, 0);
     *other = std::move(copy);
     for (i64 p = 0; p < s.pages; ++p) {
       page_id const shared = pages(from)[p];
@@ -496,6 +500,12 @@ class cache {
   }
   /// The same in the executor's memory, [sequences of a step, kv_heads, selected], ascending, rest -1: of the last attend that selected.
   row_view<logical_block const> selection() const { return {ids_.data(), i64(ids_.size())}; }
+  /// Selected runs that the near pools had and did not have, since the cache was made. Waits.
+  std::pair<i64, i64> pool_hits_and_misses(Executor const& on) const requires(!Executor::is_host) {
+    std::pair<i64, i64> both;
+    run_pools_.count(on, both.first, both.second);
+    return both;
+  }
   /// The blocks of a prompt that stay near in a layer and KV head, ascending; they are attended beside the selected ones. Valid until the next call.
   row_view<logical_block const> outliers(int layer, sequence_id id, int kv_head) const requires(Executor::is_host) {
     static_cast<void>(at(id));
@@ -520,7 +530,7 @@ class cache {
     return {.summary = (map_.discards_far ? 0 : map_.tile_copies() * ceil_div(s.sealed, map_type::tile_blocks) * map_.tile()) + map_.state_sequence(),
             .always_near = (near - generated) * token + outlier_bytes(number(id)),
             .generated = generated * token,
-            .pool = pool_.bytes() / (map_.shape.layers * limits_.sequences),
+            .pool = (pool_.bytes() + run_pools_.bytes()) / (map_.shape.layers * limits_.sequences),
             .far = map_.discards_far ? 0 : s.sealed * map_.geometry().block_bytes()};
   }
   map_type const& map() const { return map_; }  ///< Sizes of what the cache holds.
@@ -958,6 +968,7 @@ class cache {
   std::vector<sequence_step> selecting_;
   buffer<std::byte> workspace_;
   typename Executor::step_table published_;
+  typename Executor::template run_pools<Scheme> run_pools_;  // of a device
   row_view<sequence_step const> current_;  // steps_ where the executor reads them
   std::vector<statistics> worker_statistics_;
   std::vector<sequence_step> steps_;

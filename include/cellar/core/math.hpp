@@ -90,14 +90,19 @@ CELLAR_HD loaded_bytes<N> load_aligned(void const* from) {
   return x;
 }
 
+/// N bytes to an address of a multiple of N, at most 16.
+template <int N>
+CELLAR_HD void store_aligned(void* to, loaded_bytes<N> const& x) {
+#ifdef __CUDA_ARCH__
+  *static_cast<loaded_bytes<N>*>(to) = x;
+#else
+  memcpy(to, x.data, N);
+#endif
+}
+
 /// Four floats to an address of a multiple of 16, at once.
 CELLAR_HD inline void store_four(float* to, float a, float b, float c, float d) {
-  constant_array<float, 4> const x{{a, b, c, d}};
-#ifdef __CUDA_ARCH__
-  *reinterpret_cast<loaded_bytes<16>*>(to) = bit_cast<loaded_bytes<16>>(x);
-#else
-  memcpy(to, x.values, sizeof x.values);
-#endif
+  store_aligned(to, bit_cast<loaded_bytes<16>>(constant_array<float, 4>{{a, b, c, d}}));
 }
 
 /// Storage types. Arithmetic is done in f32; these only hold.

@@ -268,6 +268,23 @@ CELLAR_HD void raise(Team const& t, float* to, float const* x, i64 count, float 
 template <int Dimension, int Points, team Team>
 CELLAR_HD void nearest_points(Team const& t, float const* y, int count, float const* by_coordinate, std::uint8_t* codes) {
   if (auto const* const k = detail::kernels_of(t)) return k->nearest_points(y, count, Dimension, by_coordinate, Points, codes);
+  if constexpr (is_device_pass) {  // the same, without an array
+    for (int k = 0; k < count; ++k) {
+      float best = infinity;
+      int found = 0;
+      for (int p = 0; p < Points; ++p) {
+        float d = 0;
+        for (int i = 0; i < Dimension; ++i) {
+          float const e = y[k * Dimension + i] - by_coordinate[i * Points + p];
+          d += e * e;
+        }
+        found = d < best ? p : found;
+        best = d < best ? d : best;
+      }
+      codes[k] = std::uint8_t(found);
+    }
+    return;
+  }
   for (int k = 0; k < count; ++k) {
     std::uint32_t distance[Points];  // squares are not negative, so their bits compare as integers: a minimum that compilers vectorize
     for (int p = 0; p < Points; ++p) {

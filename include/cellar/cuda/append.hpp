@@ -122,14 +122,16 @@ struct seal_pages_kernel {
       i64 const b = item / groups * sizes::page_blocks, blocks = step.sealed - b < sizes::page_blocks ? step.sealed - b : i64{sizes::page_blocks};
       i64 const tokens = blocks * S::block_tokens;
       float *const keys = scratch + at.x * each, *const values = keys + sizes::page_tokens * columns;
+      auto* const stage = reinterpret_cast<std::byte*>(keys + 2 * sizes::page_tokens * (sizes::has_shared ? i64{heads} * S::head_dim : i64{S::head_dim}));
       read_rows(t, layer.keys, head, to.position(b), tokens, keys);
       read_rows(t, layer.values, head, to.position(b), tokens, values);
       t.sync();
       if (head < heads)
-        operation::seal_shared(t, to, head, b, blocks, matrix_view<float const, S::head_dim>{keys, tokens}, matrix_view<float const, S::head_dim>{values, tokens});
+        operation::seal_shared(t, to, head, b, blocks, matrix_view<float const, S::head_dim>{keys, tokens}, matrix_view<float const, S::head_dim>{values, tokens}, 0,
+                               stage);
       else if constexpr (sizes::has_shared)
         operation::seal_shared(t, to, head, b, blocks, matrix_view<float const>{keys, tokens, columns, columns},
-                               matrix_view<float const>{values, tokens, columns, columns});
+                               matrix_view<float const>{values, tokens, columns, columns}, 0, stage);
     }
   }
 };
@@ -317,9 +319,9 @@ inline constexpr i64 prompt_bytes = i64{64} << 20;
 template <offloading_scheme S, device On>
 i64 prompt_floats(On const&, model_shape const& shape, i64 tokens, scalar_type) {
   using map = memory_map<S>;
-  i64 const columns = S::head_dim * (map::has_shared ? shape.kv_heads : 1), page = 2 * map::page_tokens * columns;
+  i64 const page = operation::seal_floats<S>(shape);
   i64 const pages = std::max<i64>(1, std::min(ceil_div(tokens, map::page_tokens) * map{shape}.groups(), prompt_bytes / 4 / page));
-  i64 const outliers = S::outliers::keeps_outliers ? shape.kv_heads * ceil_div(tokens, S::block_tokens) : 0;
+  i64 const outliers = round_up(S::outliers::keeps_outliers ? shape.kv_heads * ceil_div(tokens, S::block_tokens) : 0, 4);
   return pages * page + outliers + detail::learner_floats<S>(shape, tokens);
 }
 
@@ -353,7 +355,7 @@ void append_tokens(On const& on, memory_map<S> const& map, layer_memory<S> const
     if (!map.discards_far)
       on.template launch<128>({map.groups(), steps.count}, 0,
                               detail::seal_step_kernel<S>{map, memory, steps.data, reinterpret_cast<float*>(workspace),
-                                                          operation::append_workspace_bytes<S>(map.shape) / i64(sizeof(float))});
+                                                          operation::seal_floats<S>(map.shape)});
 }
 
 /// Seals a prompt in all its layers: trains what learns, seals `sealed` blocks, and copies sinks and tail near.
@@ -367,9 +369,9 @@ void seal_prompt(On const& on, memory_map<S> const& map, row_view<prompt_layer<S
   using sizes = memory_map<S>;
   constexpr int D = S::head_dim;
   int const heads = map.shape.kv_heads, groups = map.groups();
-  i64 const columns = D * (sizes::has_shared ? heads : 1), page = 2 * sizes::page_tokens * columns;
+  i64 const page = operation::seal_floats<S>(map.shape);
   float* const badness = scratch.data;
-  float* const rows = badness + (S::outliers::keeps_outliers ? heads * ceil_div(step.length, S::block_tokens) : 0);
+  float* const rows = badness + round_up(S::outliers::keeps_outliers ? heads * ceil_div(step.length, S::block_tokens) : 0, 4);
   float* const pages = rows + detail::learner_floats<S>(map.shape, step.length);
   i64 const at_once = std::min(ceil_div(step.sealed, sizes::page_blocks) * groups, (scratch.count - (pages - scratch.data)) / page);
   for (prompt_layer<S> const& layer : layers) {

@@ -242,6 +242,7 @@ template <offloading_scheme S, int Rows>
 struct row_tiles : step_memory<S> {
   logical_block const* ids;
   i64 const* counts;
+  resident_runs const* resident;  // null: far rows are read where they lie
   bool every;
   i64 tiles;
 
@@ -276,7 +277,11 @@ struct attend_kernel : row_tiles<S, Rows> {
     operation::attend_span<Rows>(
         t, from, p.head, step, this->chosen(p.item), this->every, int(at.x),
         [&](int r, int c) { return query_of(q, step, p.head, p.group, p.first_row + r, c) * scale; }, p.first_row, p.rows, p.group, this->partials(p.item),
-        [&](i64, logical_block b) -> block_parts<std::byte const> { return from.far_block(b, p.head); });
+        [&](i64 i, logical_block b) -> block_parts<std::byte const> {
+          if (!this->resident) return from.far_block(b, p.head);
+          resident_runs const& runs = this->resident[p.item * this->sizes.selected + i];
+          return block_of_runs<std::byte const>(this->map.geometry(), runs.slice, runs.shared);
+        });
   }
 };
 
@@ -309,7 +314,7 @@ i64 step_workspace_bytes(On const&, model_shape const& shape, limits const& l, b
   auto const sizes = operation::workspace_for<S>(shape, l, b);
   i64 select = operation::selects_everything<S> ? 0 : detail::select_region(sizes);
   if constexpr (detail::scores_points<S>) select = round_up(detail::point_region<S>(sizes).bytes(), 256);
-  i64 const seal = S::keeps_generated ? 0 : l.step_sequences * memory_map<S>{shape}.groups() * operation::append_workspace_bytes<S>(shape);
+  i64 const seal = S::keeps_generated ? 0 : l.step_sequences * memory_map<S>{shape}.groups() * operation::seal_floats<S>(shape) * i64(sizeof(float));
   return std::max(l.step_sequences * shape.kv_heads * std::max(select, detail::attend_region(sizes)), seal);
 }
 
@@ -344,19 +349,20 @@ void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
                                              detail::select_kernel<S>{common, ids, counts, remainders});
 }
 
-/// Attends to sinks, the given far blocks and the tail; far rows are read where they lie.
+/// Attends to sinks, the given far blocks and the tail.
 ///
-/// Shapes    q, out [step tokens, query_heads, head_dim] | ids, counts as from select_blocks; `every`: all far blocks, ids and counts are ignored
+/// Shapes    q, out [step tokens, query_heads, head_dim] | ids, counts as from select_blocks; `every`: all far blocks, ids and counts are ignored |
+///           resident beside ids, from run_pools::bring; null: far rows are read where they lie
 /// Requires  workspace of step_workspace_bytes
 /// Effects   writes out; bit-identical for any batch
 template <offloading_scheme S, storage_scalar T, device On>
 void attend_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
                    heads_view<T> out, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block const* ids, i64 const* counts, bool every,
-                   statistics* = nullptr, resident_runs const* = nullptr, attention::softmax_state const* remainders = nullptr) {
+                   statistics* = nullptr, resident_runs const* resident = nullptr, attention::softmax_state const* remainders = nullptr) {
   detail::step_memory<S> const common{map, memory, steps.data, sizes, workspace, detail::attend_region(sizes)};
   auto const run = [&]<int Rows>(std::integral_constant<int, Rows>) {
     i64 const tiles = ceil_div(sizes.rows, Rows), heads = map.shape.kv_heads * tiles;
-    detail::row_tiles<S, Rows> const rows{common, ids, counts, every, tiles};
+    detail::row_tiles<S, Rows> const rows{common, ids, counts, every ? nullptr : resident, every, tiles};
     on.template launch<128>({operation::most_spans, heads, steps.count}, operation::span_sizes<S, Rows>::shared_bytes,
                             detail::attend_kernel<S, T, Rows>{rows, q});
     on.template launch<256>({1, heads, steps.count}, operation::finish_bytes<S, Rows>,

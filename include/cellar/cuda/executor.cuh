@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cellar/cuda/device.hpp"
+#include "cellar/cuda/resolve.hpp"
 #include "cellar/cuda/team.cuh"
 
 namespace cellar::inline CELLAR_ABI {
@@ -169,6 +170,9 @@ class executor {
     upload(b.data(), x.data(), i64(x.size() * sizeof(T)));
     return b;
   }
+
+  template <class Scheme>
+  using run_pools = cuda::run_pools<Scheme, executor>;
 
   /// A tier's memory, where a device reads it: pinned while this lives, piece by piece.
   ///

@@ -76,6 +76,16 @@ class executor {
   struct reached {
     reached(executor const&, Tier&, int) {}
   };
+  template <class Scheme>
+  struct run_pools {  // a device's; the host reads far memory where it lies
+    template <class... Sizes>
+    run_pools(executor const&, Sizes const&...) {}
+    i64 bytes() const { return 0; }
+    void forget(executor const&, i64, i64) const {}
+    resident_runs const* bring(executor const&, layer_memory<Scheme> const&, row_view<sequence_step const>, logical_block const*, i64 const*) const {
+      return nullptr;
+    }
+  };
   struct step_table {
     step_table(executor const&, i64, i64, i64) {}
     row_view<sequence_step const> publish(executor const&, row_view<sequence_step const> steps) { return steps; }

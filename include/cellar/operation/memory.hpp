@@ -125,6 +125,7 @@ struct sequence_step {
   i64 first_row = 0;              ///< Of this sequence in the step's ragged rows.
   i64 selected_blocks = 0;        ///< The selection's budget.
   i64 kept_tokens = 0;            ///< First tokens of block sealed_before whose codes are there already: they stay as they are.
+  i64 number = 0;                 ///< Steps of this sequence, this one included: when a near copy was used last.
 };
 
 /// One head's rows of a far block.

@@ -67,18 +67,24 @@ CELLAR_HD void seal(Team& t, sequence_view<S> const& to, int head, i64 first, i6
   t.sync();
 }
 
+namespace detail {
+
+CELLAR_CALLS_HOST
+template <int Columns, team Team, class Policy>
+CELLAR_HD void train(Team& t, Policy policy, matrix_view<float const, Columns> rows, std::byte* state, [[maybe_unused]] std::byte* scratch) {
+  if constexpr (trains_in_scratch<Policy>) policy = policy.with_scratch(scratch);
+  if constexpr (trained<Policy> && is_served<Policy, Columns>) policy.train(t, rows, 0, state);
+  t.sync();
+}
+
+}  // namespace detail
+
 /// Teaches the policies that learn from keys, by a prompt's keys as attended.
 ///
 /// Requires  scratch of memory_map::train_scratch bytes
-CELLAR_CALLS_HOST
 template <team Team, offloading_scheme S, int Columns>
 CELLAR_HD void train_keys(Team& t, sequence_view<S> const& to, int head, matrix_view<float const, Columns> keys, std::byte* scratch) {
-  auto const train = [&]<class Policy>(Policy policy, std::byte* state) {
-    if constexpr (trains_in_scratch<Policy>) policy = policy.with_scratch(scratch);
-    if constexpr (trained<Policy> && is_served<Policy, Columns>) policy.train(t, keys, 0, state);
-    t.sync();
-  };
-  train(to.summary(head, 0), to.summary_state(head));
+  detail::train(t, to.summary(head, 0), keys, to.summary_state(head), scratch);
   if constexpr (learns_the_same<typename S::summary, typename S::key_codec> && is_served<typename S::key_codec, Columns>) {
     std::byte const* const learnt = to.summary_state(head);
     std::byte* const copy = to.key_state(head);
@@ -86,23 +92,16 @@ CELLAR_HD void train_keys(Team& t, sequence_view<S> const& to, int head, matrix_
     for (i64 i = t.rank(); i < bytes; i += t.size()) copy[i] = learnt[i];
     t.sync();
   } else {
-    train(to.key_codec(head, 0), to.key_state(head));
+    detail::train(t, to.key_codec(head, 0), keys, to.key_state(head), scratch);
   }
 }
 
 /// Teaches the value codec, if it learns, by a prompt's values.
 ///
 /// Requires  scratch of memory_map::train_scratch bytes
-CELLAR_CALLS_HOST
 template <team Team, offloading_scheme S, int Columns>
 CELLAR_HD void train_values(Team& t, sequence_view<S> const& to, int head, matrix_view<float const, Columns> values, std::byte* scratch) {
-  using codec = typename S::value_codec;
-  if constexpr (trained<codec> && is_served<codec, Columns>) {
-    codec learner = to.value_codec(head, 0);
-    if constexpr (trains_in_scratch<codec>) learner = learner.with_scratch(scratch);
-    learner.train(t, values, 0, to.value_state(head));
-  }
-  t.sync();
+  detail::train(t, to.value_codec(head, 0), values, to.value_state(head), scratch);
 }
 
 }  // namespace cellar::operation

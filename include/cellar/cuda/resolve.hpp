@@ -1,0 +1,170 @@
+#pragma once
+#include <algorithm>
+
+#include "cellar/cuda/device.hpp"
+#include "cellar/operation/convert.hpp"
+#include "cellar/operation/resolve.hpp"
+#include "cellar/operation/workspace.hpp"
+
+/// The near pools of a cache on a device: selected runs stay there from step to step, and only those that are not there are read far.
+namespace cellar::inline CELLAR_ABI::cuda {
+
+namespace detail {
+
+/// All pools of a layer.
+template <offloading_scheme S>
+struct layer_pools {
+  memory_map<S> map;
+  std::byte *bookkeeping = nullptr, *runs = nullptr;
+  i64 blocks = 0, slots = 0;
+
+  CELLAR_HD operation::run_pool pool(i64 sequence_slot, int head) const {
+    i64 const at = sequence_slot * map.shape.kv_heads + head, bytes = map.geometry().slice_bytes();
+    return operation::run_pool::at(bookkeeping + at * operation::run_pool::head_bytes(blocks, slots), runs + at * round_up(slots * bytes, 16), blocks, slots, bytes);
+  }
+};
+
+template <offloading_scheme S>
+struct forget_kernel {
+  layer_pools<S> pools;
+  i64 slot, first;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    operation::forget_runs(t, pools.pool(slot, int(at.x)), first);
+  }
+};
+
+/// What resolve gives for each (sequence, KV head).
+struct resolved {
+  std::int32_t *slot_of = nullptr, *misses = nullptr, *missing = nullptr;  // [items, selected], [items, selected], [items]
+  logical_block* victims = nullptr;                                       // [items, selected]
+  resident_runs* resident = nullptr;                                      // [items, selected]
+  std::uint32_t* counted = nullptr;                                       // hits, misses
+};
+
+template <offloading_scheme S>
+struct resolve_kernel {
+  layer_pools<S> pools;
+  sequence_step const* steps;
+  logical_block const* ids;
+  i64 const* counts;
+  i64 selected;
+  resolved to;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    sequence_step const& step = steps[at.y];
+    i64 const item = i64{at.y} * pools.map.shape.kv_heads + at.x, first = item * selected, count = step.new_tokens > 0 ? counts[item] : 0;
+    i64 missing = 0;
+    if (count > 0) {
+      auto const pool = pools.pool(step.slot, int(at.x));
+      missing = operation::resolve(t, row_view<logical_block const>{ids + first, count}, pool, step.number, to.slot_of + first, to.misses + first,
+                                   to.victims + first);
+      for (i64 i = t.rank(); i < count; i += t.size()) to.resident[first + i] = {pool.run(to.slot_of[first + i]), nullptr};
+    }
+    if (t.rank() == 0) {
+      to.missing[item] = std::int32_t(missing);
+      t.atomic_add(&to.counted[0], std::uint32_t(count - missing));
+      t.atomic_add(&to.counted[1], std::uint32_t(missing));
+    }
+  }
+};
+
+/// Brings missing runs up: a warp takes a run.
+template <offloading_scheme S>
+struct fetch_kernel {
+  static constexpr int blocks = 16;  ///< Of a (sequence, KV head).
+  layer_pools<S> pools;
+  layer_memory<S> memory;
+  sequence_step const* steps;
+  logical_block const* ids;
+  i64 selected;
+  resolved of;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    sequence_step const& step = steps[at.z];
+    i64 const item = i64{at.z} * pools.map.shape.kv_heads + at.y, first = item * selected, missing = of.missing[item];
+    sequence_view<S> const from{pools.map, memory, step.slot, step.pages};
+    auto const pool = pools.pool(step.slot, int(at.y));
+    auto const w = t.warp();
+    for (i64 m = at.x * w.count() + w.index(); m < missing; m += i64{blocks} * w.count()) {
+      i64 const i = of.misses[first + m];
+      std::byte const* const far = memory.far + from.far_layout().offset(plane::keys, ids[first + i], int(at.y), 0);
+      operation::copy_run(pool.run(of.slot_of[first + i]), far, pool.run_bytes, w.lane(), w.width);
+    }
+  }
+};
+
+}  // namespace detail
+
+/// Pools of every layer, sequence and KV head, as large as a step's selection, or larger where limits::pool_runs asks for more in all.
+///
+/// Nothing where the scheme has no runs to keep (operation::keeps_runs), or its far memory is the device's own.
+template <offloading_scheme S, class On>
+class run_pools {
+ public:
+  static constexpr bool is_used = operation::keeps_runs<S> && !S::tier::is_device_reachable;
+
+  run_pools(On const& on, memory_map<S> const& map, limits const& l, operation::decode_workspace<S> const& sizes) {
+    if (!is_used || sizes.selected == 0 || map.discards_far) return;
+    int const heads = map.shape.kv_heads;
+    i64 const pools = i64{map.shape.layers} * l.sequences * heads, items = l.step_sequences * heads;
+    layers_ = map.shape.layers;
+    sequences_ = l.sequences;
+    selected_ = sizes.selected;
+    all_ = {map, nullptr, nullptr, sizes.blocks, std::min(sizes.blocks, std::max(sizes.selected, l.pool_runs / pools))};
+    bookkeeping_ = on.template allocate<std::byte>(pools * operation::run_pool::head_bytes(all_.blocks, all_.slots));
+    runs_ = on.template allocate<std::byte>(pools * round_up(all_.slots * map.geometry().slice_bytes(), 16));
+    words_ = on.template allocate<std::int32_t>(items * (3 * selected_ + 1) + 2);
+    resident_ = on.template allocate<resident_runs>(items * selected_);
+    std::int32_t* const w = words_.data();
+    found_ = {w, w + items * selected_, w + 2 * items * selected_, reinterpret_cast<logical_block*>(w + 2 * items * selected_ + items), resident_.data(),
+              reinterpret_cast<std::uint32_t*>(w + items * (3 * selected_ + 1))};
+  }
+  i64 bytes() const { return i64(bookkeeping_.size() + runs_.size()); }
+
+  /// Forgets the blocks of a sequence from `first` on, in all layers.
+  void forget(On const& on, i64 slot, i64 first) const {
+    for (int layer = 0; layer < layers_; ++layer) on.template launch<256>({all_.map.shape.kv_heads}, 0, detail::forget_kernel<S>{of(layer), slot, first});
+  }
+  /// Has the selected runs of a step near. Null where nothing is kept.
+  resident_runs const* bring(On const& on, layer_memory<S> const& memory, row_view<sequence_step const> steps, logical_block const* ids,
+                             i64 const* counts) const {
+    if (layers_ == 0) return nullptr;
+    auto const pools = of(memory.layer);
+    i64 const heads = all_.map.shape.kv_heads;
+    on.template launch<512>({heads, steps.count}, operation::resolve_bytes,
+                            detail::resolve_kernel<S>{pools, steps.data, ids, counts, selected_, found_});
+    on.template launch<128>({detail::fetch_kernel<S>::blocks, heads, steps.count}, 0,
+                            detail::fetch_kernel<S>{pools, memory, steps.data, ids, selected_, found_});
+    return found_.resident;
+  }
+  /// Selected runs that were near and that were not, since the cache was made. Waits.
+  void count(On const& on, i64& hits, i64& misses) const {
+    std::uint32_t both[2] = {};
+    if (layers_ > 0) on.download(both, found_.counted, sizeof both);
+    hits = both[0];
+    misses = both[1];
+  }
+
+ private:
+  detail::layer_pools<S> of(int layer) const {
+    detail::layer_pools<S> pools = all_;
+    i64 const at = i64{layer} * sequences_ * all_.map.shape.kv_heads;
+    pools.bookkeeping = const_cast<std::byte*>(bookkeeping_.data()) + at * operation::run_pool::head_bytes(all_.blocks, all_.slots);
+    pools.runs = const_cast<std::byte*>(runs_.data()) + at * round_up(all_.slots * all_.map.geometry().slice_bytes(), 16);
+    return pools;
+  }
+
+  detail::layer_pools<S> all_;
+  typename On::template buffer<std::byte> bookkeeping_, runs_;
+  typename On::template buffer<std::int32_t> words_;
+  typename On::template buffer<resident_runs> resident_;
+  detail::resolved found_;
+  int layers_ = 0;
+  i64 sequences_ = 0, selected_ = 0;
+};
+
+}  // namespace cellar::cuda
