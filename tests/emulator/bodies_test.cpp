@@ -232,6 +232,28 @@ TEST_CASE("threshold and top_p select in blocks exactly what they select in seri
   check_selector(select::top_p<>{}.with_budget(9), std::vector<float>(40, std::nanf("")));
 }
 
+TEST_CASE("top_k in blocks: scores that no cell tells apart, more of them than a cell has room for, infinities, NaN, and numbers at the ends of f32") {
+  random_numbers r(9);
+  auto const check = [](std::vector<float> const& scores) {
+    for (i64 const k : {i64{1}, i64(scores.size()) / 3, i64(scores.size()) - 1, i64(scores.size())}) check_selector(select::top_k{}.with_budget(k), scores);
+  };
+  std::vector<float> crowd = r.normals(5000, 1e-6f);  // all but two in one cell
+  crowd[77] = 1000;
+  crowd[4001] = -1000;
+  check(crowd);
+  check(std::vector<float>(700, -0.0f));
+  check(std::vector<float>(300, std::nanf("")));
+  check(std::vector<float>(300, infinity));
+  std::vector<float> ends = r.normals(1000);
+  for (std::size_t i = 0; i < ends.size(); i += 7) ends[i] = i % 2 ? infinity : -infinity;
+  for (std::size_t i = 3; i < ends.size(); i += 11) ends[i] = std::nanf("");
+  check(ends);
+  ends[500] = largest<float>;
+  ends[501] = -largest<float>;  // their difference is no number
+  check(ends);
+  check({1e-45f, 0.0f, 3e-45f, -1e-45f, 2e-38f});
+}
+
 TEST_CASE("top_k and all select in blocks exactly what they select in series") {
   random_numbers r(3);
   for (i64 const n : {1, 31, 32, 33, 500, 5000})

@@ -3,6 +3,7 @@
 #include "cellar/cuda/append.hpp"
 #include "cellar/operation/attend_span.hpp"
 #include "cellar/operation/remainder.hpp"
+#include "cellar/operation/score_planes.hpp"
 #include "cellar/operation/score_points.hpp"
 
 /// Selecting and attending on a device. Steps lie in device memory, those without new tokens are empty. Grids are sized by capacity and lengths are read
@@ -197,6 +198,27 @@ inline constexpr bool scores_points = operation::scores_points<S> && !S::outlier
                                       (std::is_same_v<typename S::reduce, select::mean_query> || std::is_same_v<typename S::reduce, select::max_of_softmaxes>);
 
 template <offloading_scheme S>
+struct score_planes_kernel : step_memory<S> {
+  static constexpr int warps = 4;
+  static constexpr i64 run_tiles = 8 * warps;  ///< Of a block.
+  i64 groups;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    sequence_step const& step = this->steps[at.z];
+    int const head = int(at.y / groups);
+    i64 const group = i64(at.y % groups), left = (S::reduce::acts_on_queries ? 1 : step.new_tokens * this->map.shape.group()) - group * 4;
+    i64 const first = at.x * run_tiles, tiles = ceil_div(step.sealed, i64{S::summary::tile_blocks});
+    if (step.new_tokens == 0 || left <= 0 || first >= tiles) return;
+    auto const score = this->sizes.score();
+    std::byte* const mine = this->region_of(this->item(at.z, head)) + this->sizes.io_bytes();
+    auto const* const prepared = reinterpret_cast<float const*>(score.prepared(mine, 0).data) + group * 4 * S::summary::tile_channels(S::head_dim);
+    operation::score_planes(t, this->view(step), head, prepared, int(left < 4 ? left : 4), first, first + run_tiles < tiles ? first + run_tiles : tiles,
+                            score.scores(mine) + group * 4 * score.padded_blocks(), score.padded_blocks());
+  }
+};
+
+template <offloading_scheme S>
 struct select_kernel : step_memory<S> {
   logical_block* ids;
   i64* counts;
@@ -342,8 +364,15 @@ void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
                               detail::reduce_kernel<S>{common});
   } else if constexpr (S::select::reads_scores) {
     on.template launch<128>({heads, sequences}, 0, detail::prepare_kernel<S, T>{common, q});
-    i64 const run = i64{detail::tiles_of_team} * memory_map<S>::tile_blocks, scratch = sizes.score().scratch_bytes();
-    on.template launch<32>({ceil_div(sizes.blocks, run), heads, sequences}, scratch, detail::score_kernel<S>{common});
+    if constexpr (operation::scores_planes<S>) {
+      using kernel = detail::score_planes_kernel<S>;
+      i64 const groups = ceil_div(sizes.score().scored_rows(), 4);
+      on.template launch<32 * kernel::warps>({ceil_div(sizes.score().padded_blocks() / S::summary::tile_blocks, kernel::run_tiles), heads * groups, sequences},
+                                             operation::score_planes_bytes<S>, kernel{common, groups});
+    } else {
+      i64 const run = i64{detail::tiles_of_team} * memory_map<S>::tile_blocks, scratch = sizes.score().scratch_bytes();
+      on.template launch<32>({ceil_div(sizes.blocks, run), heads, sequences}, scratch, detail::score_kernel<S>{common});
+    }
   }
   on.template launch<detail::select_threads>({heads, sequences}, round_up(i64(S::select::shared_bytes), 16) + 64,
                                              detail::select_kernel<S>{common, ids, counts, remainders});

@@ -135,7 +135,7 @@ class run_pools {
     if (layers_ == 0) return nullptr;
     auto const pools = of(memory.layer);
     i64 const heads = all_.map.shape.kv_heads;
-    on.template launch<512>({heads, steps.count}, operation::resolve_bytes,
+    on.template launch<256>({heads, steps.count}, operation::resolve_bytes,
                             detail::resolve_kernel<S>{pools, steps.data, ids, counts, selected_, found_});
     on.template launch<128>({detail::fetch_kernel<S>::blocks, heads, steps.count}, 0,
                             detail::fetch_kernel<S>{pools, memory, steps.data, ids, selected_, found_});

@@ -174,50 +174,55 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
     }
     t.sync();
 
-    // Rows in f32, by eight channels.
-    auto const write = [&](float* rows_of, int token, int piece, float const (&x)[8]) {
-      float* const at = rows_of + token * stride + piece * 8;
-      store_four(at, x[0], x[1], x[2], x[3]);
-      store_four(at + 4, x[4], x[5], x[6], x[7]);
+    // Rows in f32, by eight channels. A member reads several pieces before it writes any, so that their loads do not wait for each other.
+    auto const decode_pieces = [&](auto const& key_piece, auto const& value_piece) {
+      constexpr int pieces = D / 8, ahead = 4;
+      for (int base = int(t.rank()); base < n * pieces; base += ahead * int(t.size())) {
+        float x[2][ahead][8];
+        for (int k = 0; k < ahead; ++k)
+          if (int const i = base + k * int(t.size()); i < n * pieces) {
+            key_piece(i / pieces, i % pieces * 8, x[0][k]);
+            value_piece(i / pieces, i % pieces * 8, x[1][k]);
+          }
+        for (int k = 0; k < ahead; ++k)
+          if (int const i = base + k * int(t.size()); i < n * pieces)
+            for (int side = 0; side < 2; ++side) {
+              float* const at = (side == 0 ? keys : values) + i / pieces * stride + i % pieces * 8;
+              float const* const y = x[side][k];
+              store_four(at, y[0], y[1], y[2], y[3]);
+              store_four(at + 4, y[4], y[5], y[6], y[7]);
+            }
+      }
     };
-    if (is_far) {
+    if (!is_far) {
+      auto const piece_of = [](std::byte const* const* rows_at) {
+        return [rows_at](int token, int channel, float* x) { cellar::detail::plain_piece<near_scalar, void>(rows_at[token], nullptr, channel, x); };
+      };
+      decode_pieces(piece_of(key_codes), piece_of(value_codes));
+    } else if constexpr (piecewise_codec<typename S::key_codec> && piecewise_codec<typename S::value_codec>) {
+      auto const key_codec = from.key_codec(head, 0);
+      auto const value_codec = from.value_codec(head, 0);
+      decode_pieces([&](int token, int channel, float* x) { key_codec.decode_piece(key_codes[token], key_scales[token], D, channel, x); },
+                    [&](int token, int channel, float* x) { value_codec.decode_piece(value_codes[token], value_scales[token], D, channel, x); });
+    } else {  // a member takes a token group
       auto const decode = [&](auto const& codec_at, std::byte const* const* codes, std::byte const* const* scales, float* rows_of) {
         using codec_type = std::remove_cvref_t<decltype(codec_at(i64{0}))>;
-        if constexpr (piecewise_codec<codec_type>) {
-          auto const codec = codec_at(i64{0});
-          for (int i = int(t.rank()); i < n * (D / 8); i += int(t.size())) {
-            int const token = i / (D / 8), piece = i % (D / 8);
-            float x[8];
-            codec.decode_piece(codes[token], scales[token], D, piece * 8, x);
-            write(rows_of, token, piece, x);
-          }
-        } else {
-          constexpr int token_group = codec_type::token_group;
-          for (int g = int(t.rank()); g * token_group < n; g += int(t.size())) {
-            auto alone = cellar::detail::alone_in(t);
-            i64 const token = first + i64{g} * token_group, at = token / S::block_tokens;
-            auto const block = every ? logical_block(at) : blocks[at];
-            auto const codec = codec_at(from.position(number(block)) + token % S::block_tokens);
-            row_parts<std::byte const> const row{codes[g], scales[g], 0, 0};
-            matrix_view<float, D> const decoded{rows_of + i64{g} * token_group * stride, token_group, stride, D};
-            if constexpr (attends_rotated<S, codec_type>)
-              codec.decode_rotated(alone, row, decoded);
-            else
-              codec.decode(alone, row, decoded);
-          }
+        constexpr int token_group = codec_type::token_group;
+        for (int g = int(t.rank()); g * token_group < n; g += int(t.size())) {
+          auto alone = cellar::detail::alone_in(t);
+          i64 const token = first + i64{g} * token_group, at = token / S::block_tokens;
+          auto const block = every ? logical_block(at) : blocks[at];
+          auto const codec = codec_at(from.position(number(block)) + token % S::block_tokens);
+          row_parts<std::byte const> const row{codes[g], scales[g], 0, 0};
+          matrix_view<float, D> const decoded{rows_of + i64{g} * token_group * stride, token_group, stride, D};
+          if constexpr (attends_rotated<S, codec_type>)
+            codec.decode_rotated(alone, row, decoded);
+          else
+            codec.decode(alone, row, decoded);
         }
       };
       decode([&](i64 position) { return from.key_codec(head, position); }, key_codes, key_scales, keys);
       decode([&](i64 position) { return from.value_codec(head, position); }, value_codes, value_scales, values);
-    } else {
-      for (int i = int(t.rank()); i < n * (D / 8); i += int(t.size())) {
-        int const token = i / (D / 8), piece = i % (D / 8);
-        float x[8];
-        cellar::detail::plain_piece<near_scalar, void>(key_codes[token], nullptr, piece * 8, x);
-        write(keys, token, piece, x);
-        cellar::detail::plain_piece<near_scalar, void>(value_codes[token], nullptr, piece * 8, x);
-        write(values, token, piece, x);
-      }
     }
     t.sync();
 
