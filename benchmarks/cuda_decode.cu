@@ -97,7 +97,8 @@ class timing_executor : public cuda::executor {
     executor::launch<Threads>(blocks, shared, kernel);
     clock.stop(stream());
     std::string name = typeid(Kernel).name();
-    for (char const* const known : {"prepare_points", "prepare", "score_points", "score", "select", "attend", "finish", "append", "seal_step", "reduce"})
+    for (char const* const known : {"prepare_points", "prepare", "score_points", "score_planes", "score", "select", "count", "collect", "write", "resolve",
+                                    "fetch", "attend", "finish", "append", "seal_step", "reduce"})
       if (name.find(std::string(known) + "_kernel") != std::string::npos) {
         name = known;
         break;
@@ -141,7 +142,11 @@ template <class Scheme>
 void decode_step(benchmark::State& state) {
   i64 const tokens = state.range(0), batch = state.range(1), layers = std::max<i64>(2, std::min<i64>(8, 16 / batch * 131072 / tokens));
   timing_executor on(stream());
-  model_shape const shape{.layers = int(layers), .query_heads = query_heads, .kv_heads = kv_heads, .head_dim = head_dim, .softmax_scale = 0,
+  model_shape const shape{.layers = int(layers),
+                          .query_heads = query_heads,
+                          .kv_heads = kv_heads,
+                          .head_dim = head_dim,
+                          .softmax_scale = 0,
                           .rotary = {rotary_pairing::half_split, {frequencies().data(), head_dim / 2}}};
   budget b = Scheme::published;
   if (b.tokens > 0 || b.share > 0) b.tokens = 2048, b.share = 0;
@@ -206,11 +211,11 @@ void decode_step(benchmark::State& state) {
   state.counters["seal_us/token"] = 1e6 * seal / double(tokens * layers);
   auto const used = c.usage(entries[0].sequence);
   auto const& limit = limits_of_device::here();
-  for (char const* const name : {"score", "score_points"})
+  for (char const* const name : {"score", "score_points", "score_planes"})
     if (times.count(name)) {
-    state.counters["score_of_copy"] = double(used.summary * batch) / quantile(times.at(name), 0.5) / limit.copy;
-    state.counters["summary_MB"] = double(used.summary * batch) * 1e-6;
-  }
+      state.counters["score_of_copy"] = double(used.summary * batch) / quantile(times.at(name), 0.5) / limit.copy;
+      state.counters["summary_MB"] = double(used.summary * batch) * 1e-6;
+    }
   i64 const attended = operation::selects_everything<Scheme> ? c.sealed_blocks(entries[0].sequence) : c.selected_blocks(entries[0].sequence);
   double const far = double(attended * c.map().geometry().block_bytes() * batch);
   bool const is_offloaded = !Scheme::tier::is_device_reachable;

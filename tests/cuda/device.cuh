@@ -4,8 +4,8 @@
 
 namespace test_device {
 
-/// f(executor) on a stream of the first device; skips visibly where there is none. The stream is one that waits for the null stream: a launch on that one while a
-/// step is captured would be an error.
+/// f(executor) on a stream of the first device; skips visibly where there is none. The stream is one that waits for the null stream: a launch on that one while
+/// a step is captured would be an error.
 template <class F>
 void run(F const& f) {
   int devices = 0;

@@ -1,6 +1,6 @@
 // What only a device shows: a captured step replayed with other lengths, tables and selections; nothing allocated and nothing waited for while decoding.
-#include "cuda/device.cuh"
 #include "cuda/against_host.hpp"
+#include "cuda/device.cuh"
 
 using namespace cellar;
 
@@ -68,8 +68,9 @@ void check_replay(cuda::executor const& plain) {
   i64 const before = counter.allocations;
   for (int i = 0; i < 40; ++i) {
     refill(k), refill(v), refill(q);
-    std::vector<batch_entry> const batch =
-        i % 3 == 0 ? std::vector<batch_entry>{{ids[0], 1}, {ids[1], 2}} : i % 3 == 1 ? std::vector<batch_entry>{{ids[2], 2}} : std::vector<batch_entry>{{ids[1], 1}, {ids[0], 1}};
+    std::vector<batch_entry> const batch = i % 3 == 0   ? std::vector<batch_entry>{{ids[0], 1}, {ids[1], 2}}
+                                           : i % 3 == 1 ? std::vector<batch_entry>{{ids[2], 2}}
+                                                        : std::vector<batch_entry>{{ids[1], 1}, {ids[0], 1}};
     row_view<batch_entry const> const view{batch.data(), i64(batch.size())};
     eager.plan(on, view);
     replayed.plan(on, view);

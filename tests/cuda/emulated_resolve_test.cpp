@@ -79,7 +79,8 @@ void check(i64 blocks, i64 slots, i64 most, std::uint64_t seed, int threads) {
     std::vector<std::int32_t> slot_of(chosen.size() + 1, -9), misses(chosen.size() + 1, -9);
     std::vector<i64> counts(std::size_t(threads), -1);
     launch([&](emulator::team& t) {
-      counts[t.rank()] = operation::resolve(t, row_view<logical_block const>{ids.data(), count}, memory.pool, step, slot_of.data(), misses.data(), victims.data());
+      counts[t.rank()] =
+          operation::resolve(t, row_view<logical_block const>{ids.data(), count}, memory.pool, step, slot_of.data(), misses.data(), victims.data());
     });
     auto const [slots_of_model, misses_of_model] = expected.step(numbers, step);
     for (i64 const n : counts) REQUIRE(n == i64(misses_of_model.size()));
@@ -102,10 +103,10 @@ void check(i64 blocks, i64 slots, i64 most, std::uint64_t seed, int threads) {
 TEST_CASE("near pools hold what a model holds: hits, least recently used victims, a slot for each run") {
   for (std::uint64_t seed = 1; seed <= 6; ++seed)
     for (int const threads : {32, 128}) {
-      check(40, 8, 8, seed, threads);      // as many slots as a step may need
-      check(300, 40, 25, seed, threads);   // more
-      check(90, 1, 1, seed, threads);      // one
-      check(16, 16, 16, seed, threads);    // all
+      check(40, 8, 8, seed, threads);     // as many slots as a step may need
+      check(300, 40, 25, seed, threads);  // more
+      check(90, 1, 1, seed, threads);     // one
+      check(16, 16, 16, seed, threads);   // all
       check(2500, 200, 150, seed, threads);
     }
 }

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "catch.hpp"
-#include "cellar/cuda/device.hpp"
 #include "cellar/cuda/append.hpp"
+#include "cellar/cuda/device.hpp"
 
 /// The laws of a team and of its warps (core/team.hpp), on whatever device runs them.
 namespace team_laws {

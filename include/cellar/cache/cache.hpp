@@ -274,7 +274,8 @@ class cache {
     check_workers(on);
     expects(!is_appended_[std::size_t(layer)], "append: this layer has the step's keys and values already");
     expects(!Executor::is_host || are_storable<Scalar>(on, k, largest_key()), "append: a key is NaN or infinite, or too large for the scheme's storage types");
-    expects(!Executor::is_host || are_storable<Scalar>(on, v, largest_value()), "append: a value is NaN or infinite, or too large for the scheme's storage types");
+    expects(!Executor::is_host || are_storable<Scalar>(on, v, largest_value()),
+            "append: a value is NaN or infinite, or too large for the scheme's storage types");
     for (sequence_step const& step : steps_) forget_runs(layer, step.pages, step.sealed_before, step.sealed);
     append_tokens<Scheme, Scalar>(on, map_, memory(layer), current_, k, v, workspace());
     is_appended_[std::size_t(layer)] = true;
@@ -310,8 +311,8 @@ class cache {
       }
     if constexpr (Scheme::tier::is_directly_readable) {
       resident_runs const* const near = attends_everything_ ? nullptr : run_pools_.bring(on, memory(layer), steps, ids_.data(), counts_.data());
-      attend_blocks<Scheme, T>(on, map_, memory(layer), steps, q, out, sizes_, workspace(), ids_.data(), counts_.data(), attends_everything_, per_worker,
-                               near, remainders);
+      attend_blocks<Scheme, T>(on, map_, memory(layer), steps, q, out, sizes_, workspace(), ids_.data(), counts_.data(), attends_everything_, per_worker, near,
+                               remainders);
     } else {
       if (!attends_everything_) make_resident(on, layer);
       attend_blocks<Scheme, T>(on, map_, memory(layer), steps, q, out, sizes_, workspace(), ids_.data(), counts_.data(), attends_everything_, per_worker,
@@ -959,8 +960,8 @@ class cache {
   buffer<i64> counts_;
   slot_pool pool_;  // of runs, by run_key
   std::vector<miss> misses_;
-  std::vector<resident_runs> resident_;               // beside ids_
-  buffer<attention::softmax_state> remainders_;       // [batch][kv_head][query row]
+  std::vector<resident_runs> resident_;          // beside ids_
+  buffer<attention::softmax_state> remainders_;  // [batch][kv_head][query row]
   // Where ids serve several layers or steps: those of each selecting layer and sequence, and the sequence's step that they were selected in.
   static constexpr bool reuses = Scheme::reuse::layers > 1 || Scheme::reuse::steps > 1;
   std::vector<logical_block> kept_ids_;
@@ -969,7 +970,7 @@ class cache {
   buffer<std::byte> workspace_;
   typename Executor::step_table published_;
   typename Executor::template run_pools<Scheme> run_pools_;  // of a device
-  row_view<sequence_step const> current_;  // steps_ where the executor reads them
+  row_view<sequence_step const> current_;                    // steps_ where the executor reads them
   std::vector<statistics> worker_statistics_;
   std::vector<sequence_step> steps_;
   std::vector<char> is_appended_;  // a layer

@@ -179,10 +179,10 @@ concept code_scorer = row_codec<C, HeadDim> &&
 ///
 /// Laws  decode_rotated's channels 4 b + i are point(byte b)[i] times the scale over sqrt(channels)
 template <class C>
-concept point_codec = std::same_as<typename C::rotates_as, C> && requires(C const& c, int byte, float (&point)[4], std::byte const* scale) {
+concept point_codec = std::same_as<typename C::rotates_as, C> && requires(C const& c, int byte, float (&point)[4], loaded_bytes<8> scales) {
   requires C::byte_channels == 4;
   { C::point_of(byte, point) } -> std::same_as<void>;
-  { C::scale_at(scale) } -> std::same_as<float>;  // of a stored scale
+  { C::scale_in(scales, byte) } -> std::same_as<float>;  // of stored scales, the i-th
 };
 
 /// Scores several queries at once from one reading of the codes: up to query_group of them share one prepared record of count * query_bytes.
@@ -212,8 +212,8 @@ template <class Scalar, class Scale>
 CELLAR_HD void plain_piece(std::byte const* codes, std::byte const* scales, int first, float* to) {
   auto const x = load_bytes<8 * sizeof(Scalar)>(codes + first * int(sizeof(Scalar)));
   float scale = 1;
-  if constexpr (!std::is_void_v<Scale>) scale = load_float<Scale>(scales);
-  for (int i = 0; i < 8; ++i) to[i] = load_float<Scalar>(x.data + i * int(sizeof(Scalar))) * scale;
+  if constexpr (!std::is_void_v<Scale>) scale = scalar_of<Scale>(load_bytes<sizeof(Scale)>(scales), 0);
+  for (int i = 0; i < 8; ++i) to[i] = scalar_of<Scalar>(x, i) * scale;
 }
 
 /// The code_scorer and the piecewise_codec of a plain_codec: dot products of interleaved rows, times their scales.

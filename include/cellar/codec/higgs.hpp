@@ -91,14 +91,13 @@ struct higgs : bound_head<Scope> {
     int const channels = int(y.columns());
     for (i64 r = t.rank(); r < y.rows; r += t.size()) points_of(t, from, r, channels, std::sqrt(float(channels)), y.row(r));
   }
-  CELLAR_HD void decode_piece(std::byte const* codes, std::byte const* scales, int channels, int first, float* to) const
-    requires(Scope == scope::one_head)
-  {
-    float const unit = to_float(detail::load<Scale>(scales)) / std::sqrt(float(channels));
+  CELLAR_HD void decode_piece(std::byte const* codes, std::byte const* scales, int channels, int first, float* to) const requires(Scope == scope::one_head) {
+    float const unit = scalar_of<Scale>(load_bytes<sizeof(Scale)>(scales), 0) / std::sqrt(float(channels));
     auto const some = load_bytes<8 / Dimension / codes_per_byte>(codes + first / Dimension / codes_per_byte);
     for (int sub = 0; sub < 8 / Dimension; ++sub) {
-      float const* const point = points() + code_at(some.data, sub) * Dimension;
-      for (int i = 0; i < Dimension; ++i) to[sub * Dimension + i] = point[i] * unit;
+      float const* const point = points() + (codes_per_byte == 1 ? some.byte(sub) : some.words[sub / 8] >> (4 * (sub % 8)) & 15u) * Dimension;
+      auto const x = load_aligned<4 * Dimension>(point);
+      for (int i = 0; i < Dimension; ++i) to[sub * Dimension + i] = scalar_of<float>(x, i) * unit;
     }
   }
   template <team Team, int D>
@@ -120,7 +119,10 @@ struct higgs : bound_head<Scope> {
   CELLAR_HD static void point_of(int byte, float (&point)[byte_channels]) {
     for (int i = 0; i < byte_channels; ++i) point[i] = points()[(codes_per_byte == 1 ? byte : byte >> (i / Dimension * 4) & 15) * Dimension + i % Dimension];
   }
-  CELLAR_HD static float scale_at(std::byte const* scale) { return to_float(detail::load<Scale>(scale)); }
+  template <int N>
+  CELLAR_HD static float scale_in(loaded_bytes<N> const& scales, int i) {
+    return scalar_of<Scale>(scales, i);
+  }
 
   /// A prepared query is a table of partial scores, as cellar::score_codes has it: scoring a row is look-ups and one product.
   CELLAR_HD i64 query_bytes(i64 channels) const { return this->head_count() * channels / Dimension * Points * i64(sizeof(float)); }

@@ -67,7 +67,7 @@ struct int4 {
     auto const some = load_bytes<4>(codes + first / 2);
     for (int i = 0; i < 8; ++i) {
       int const g = (first + i) / Group;
-      to[i] = minimum(scales, g) + scale(scales, g) * float(unsigned(some.data[i / 2]) >> (4 * (i % 2)) & 15u);
+      to[i] = minimum(scales, g) + scale(scales, g) * float(some.words[0] >> (4 * i) & 15u);
     }
   }
 

@@ -59,7 +59,7 @@ struct nvfp4 : cellar::detail::plain_query {
   CELLAR_HD void decode_piece(std::byte const* codes, std::byte const* scales, int channels, int first, float* to) const {
     auto const some = load_bytes<4>(codes + first / 2);
     float const s = to_float(e4m3{std::uint8_t(scales[first / block_channels])}), g = cellar::detail::load<float>(scales + blocks(channels));
-    for (int i = 0; i < 8; ++i) to[i] = from_e2m1(unsigned(some.data[i / 2]) >> (4 * (i % 2))) * s * g;
+    for (int i = 0; i < 8; ++i) to[i] = from_e2m1(some.words[0] >> (4 * i)) * s * g;
   }
 
   template <int D, team Team>

@@ -37,20 +37,38 @@ CELLAR_HD To bit_cast(From x) {
 /// Numbers known at compile time. As a `static constexpr` local of a function of both, host and device find them by address, which they would not as a
 /// static member.
 template <class T, int N>
-struct constant_array {
+struct alignas(16) constant_array {
   T values[N] = {};
 
   CELLAR_HD constexpr T& operator[](int i) { return values[i]; }
   CELLAR_HD constexpr T const& operator[](int i) const { return values[i]; }
 };
 
-/// Bytes in registers.
+/// Stored bytes in registers, as words: byte i is in the low bits of what is left of words[i / 4] after a shift by 8 (i % 4).
 template <int N>
-struct alignas(N < 16 ? N : 16) loaded_bytes {
-  std::byte data[N];
+struct alignas(N < 4    ? 4
+               : N < 16 ? N
+                        : 16) loaded_bytes {
+  std::uint32_t words[N < 4 ? 1 : N / 4] = {};
+
+  CELLAR_HD constexpr unsigned byte(int i) const { return words[i / 4] >> (8 * (i % 4)) & 255u; }
 };
 
-/// N bytes from anywhere, on a device by the widest loads that their address allows.
+/// N bytes from an address of a multiple of N, or of 16 where N is more.
+template <int N>
+CELLAR_HD loaded_bytes<N> load_aligned(void const* from) {
+  static_assert(N >= 4 && (N & (N - 1)) == 0);
+  loaded_bytes<N> x;
+#ifdef __CUDA_ARCH__
+  constexpr int width = N < 16 ? N : 16;
+  for (int i = 0; i < N / width; ++i) reinterpret_cast<loaded_bytes<width>*>(&x)[i] = static_cast<loaded_bytes<width> const*>(from)[i];
+#else
+  memcpy(x.words, from, N);
+#endif
+  return x;
+}
+
+/// N bytes from anywhere. On a device by one wide load where the address allows it, else by aligned words, which may take in up to three bytes on each side.
 ///
 /// Template  N: a power of two
 template <int N>
@@ -58,34 +76,22 @@ CELLAR_HD loaded_bytes<N> load_bytes(std::byte const* from) {
   static_assert((N & (N - 1)) == 0);
   loaded_bytes<N> x;
 #ifdef __CUDA_ARCH__
-  constexpr int widest = N < 16 ? N : 16;
-  auto const load_as = [&]<int Width>(loaded_bytes<Width>*) {
-#pragma unroll
-    for (int i = 0; i < N; i += Width) *reinterpret_cast<loaded_bytes<Width>*>(x.data + i) = *reinterpret_cast<loaded_bytes<Width> const*>(from + i);
-  };
   auto const address = reinterpret_cast<std::uintptr_t>(from);
-  if (address % widest == 0)
-    load_as(static_cast<loaded_bytes<widest>*>(nullptr));
-  else if (N > 4 && address % 4 == 0)
-    load_as(static_cast<loaded_bytes<(N < 4 ? N : 4)>*>(nullptr));
-  else if (N > 2 && address % 2 == 0)
-    load_as(static_cast<loaded_bytes<(N < 2 ? N : 2)>*>(nullptr));
-  else
-    load_as(static_cast<loaded_bytes<1>*>(nullptr));
+  if (N >= 4 && address % (N < 16 ? N : 16) == 0) {
+    if constexpr (N >= 4) return load_aligned<N>(from);
+  }
+  auto const* const words = reinterpret_cast<std::uint32_t const*>(address - address % 4);
+  unsigned const shift = unsigned(address % 4) * 8;
+  constexpr int count = N < 4 ? 1 : N / 4;
+  std::uint32_t low = words[0];
+  for (int i = 0; i < count; ++i) {
+    bool const needs_next = i + 1 < count || int(shift) / 8 + N - 4 * i > 4;
+    std::uint32_t const high = needs_next ? words[i + 1] : 0;
+    x.words[i] = __funnelshift_r(low, high, shift);
+    low = high;
+  }
 #else
-  memcpy(x.data, from, N);
-#endif
-  return x;
-}
-
-/// N bytes from an address of a multiple of N, at most 16.
-template <int N>
-CELLAR_HD loaded_bytes<N> load_aligned(void const* from) {
-  loaded_bytes<N> x;
-#ifdef __CUDA_ARCH__
-  x = *static_cast<loaded_bytes<N> const*>(from);
-#else
-  memcpy(x.data, from, N);
+  memcpy(x.words, from, N);
 #endif
   return x;
 }
@@ -93,16 +99,17 @@ CELLAR_HD loaded_bytes<N> load_aligned(void const* from) {
 /// N bytes to an address of a multiple of N, at most 16.
 template <int N>
 CELLAR_HD void store_aligned(void* to, loaded_bytes<N> const& x) {
+  static_assert(N >= 4 && N <= 16);
 #ifdef __CUDA_ARCH__
   *static_cast<loaded_bytes<N>*>(to) = x;
 #else
-  memcpy(to, x.data, N);
+  memcpy(to, x.words, N);
 #endif
 }
 
 /// Four floats to an address of a multiple of 16, at once.
 CELLAR_HD inline void store_four(float* to, float a, float b, float c, float d) {
-  store_aligned(to, bit_cast<loaded_bytes<16>>(constant_array<float, 4>{{a, b, c, d}}));
+  store_aligned(to, loaded_bytes<16>{{bit_cast<std::uint32_t>(a), bit_cast<std::uint32_t>(b), bit_cast<std::uint32_t>(c), bit_cast<std::uint32_t>(d)}});
 }
 
 /// Storage types. Arithmetic is done in f32; these only hold.
@@ -218,6 +225,21 @@ CELLAR_HD inline e4m3 to_e4m3(float x) {
   if (magnitude < 0x3c800000u)  // subnormal or zero: adding 2^14 aligns the last bit and rounds
     return e4m3{std::uint8_t(sign | (bit_cast<std::uint32_t>(bit_cast<float>(magnitude) + 0x1p14f) - 0x46800000u))};
   return e4m3{std::uint8_t(sign | (magnitude - 0x3c000000u + 0x7ffffu + (magnitude >> 20 & 1u)) >> 20)};
+}
+
+/// The i-th of scalars stored as T: float, f16, bf16, std::int8_t or e4m3.
+template <class T, int N>
+CELLAR_HD float scalar_of(loaded_bytes<N> const& x, int i) {
+  if constexpr (std::is_same_v<T, float>)
+    return bit_cast<float>(x.words[i]);
+  else if constexpr (std::is_same_v<T, bf16>)
+    return bit_cast<float>(i % 2 == 0 ? x.words[i / 2] << 16 : x.words[i / 2] & 0xffff0000u);
+  else if constexpr (std::is_same_v<T, f16>)
+    return to_float(f16{std::uint16_t(x.words[i / 2] >> (16 * (i % 2)))});
+  else if constexpr (std::is_same_v<T, std::int8_t>)
+    return float(std::int8_t(x.byte(i)));
+  else
+    return to_float(e4m3{std::uint8_t(x.byte(i))});
 }
 
 /// The nearest integer, ties to even, of |x| <= 2^22; of other numbers and of NaN some integer.

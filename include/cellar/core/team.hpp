@@ -18,7 +18,8 @@
 ///   multiply_add                   of warps of 32, D += A B with A [16, 16] and B [16, 8] in f16 and D [16, 8] in f32, sums in any order. With lane = 4 g + t,
 ///                                  a lane brings A's rows g, g + 8, g, g + 8 at columns 2t, 2t, 2t + 8, 2t + 8 and the next one each; B's column g at
 ///                                  rows 2t and 2t + 8 and the next one each; and has D's rows g, g, g + 8, g + 8 at columns 2t, 2t + 1, 2t, 2t + 1
-///   copy_async                     16 bytes from global to shared memory, both addresses 16-aligned; visible to the caller after wait_async, to others after a further sync
+///   copy_async                     16 bytes from global to shared memory, both addresses 16-aligned; visible to the caller after wait_async, to others after a
+///   further sync
 namespace cellar::inline CELLAR_ABI {
 
 template <int N>

@@ -283,24 +283,23 @@ CELLAR_HD void nearest_points(Team const& t, float const* y, int count, float co
       }
       codes[k] = std::uint8_t(found);
     }
-    return;
-  }
-  for (int k = 0; k < count; ++k) {
-    std::uint32_t distance[Points];  // squares are not negative, so their bits compare as integers: a minimum that compilers vectorize
-    for (int p = 0; p < Points; ++p) {
-      float d = 0;
-      for (int i = 0; i < Dimension; ++i) {
-        float const e = y[k * Dimension + i] - by_coordinate[i * Points + p];
-        d += e * e;
+  } else
+    for (int k = 0; k < count; ++k) {
+      std::uint32_t distance[Points];  // squares are not negative, so their bits compare as integers: a minimum that compilers vectorize
+      for (int p = 0; p < Points; ++p) {
+        float d = 0;
+        for (int i = 0; i < Dimension; ++i) {
+          float const e = y[k * Dimension + i] - by_coordinate[i * Points + p];
+          d += e * e;
+        }
+        distance[p] = bit_cast<std::uint32_t>(d);
       }
-      distance[p] = bit_cast<std::uint32_t>(d);
+      std::uint32_t best = distance[0];
+      for (int p = 1; p < Points; ++p) best = distance[p] < best ? distance[p] : best;
+      unsigned p = 0;
+      while (distance[p] != best) ++p;
+      codes[k] = std::uint8_t(p);
     }
-    std::uint32_t best = distance[0];
-    for (int p = 1; p < Points; ++p) best = distance[p] < best ? distance[p] : best;
-    unsigned p = 0;
-    while (distance[p] != best) ++p;
-    codes[k] = std::uint8_t(p);
-  }
 }
 
 /// to = the grid's points of these codes, times `scale`. One member's work.

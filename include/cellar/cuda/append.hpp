@@ -82,7 +82,8 @@ struct append_kernel {
     int const head = int(at.x);
     operation::write_near(
         t, sequence_view<S>{map, memory, step.slot, step.pages}, head, step.length - step.new_tokens, step.new_tokens,
-        [&](i64 row, int c) { return to_float(k.row(step.first_row + row, head)[c]); }, [&](i64 row, int c) { return to_float(v.row(step.first_row + row, head)[c]); });
+        [&](i64 row, int c) { return to_float(k.row(step.first_row + row, head)[c]); },
+        [&](i64 row, int c) { return to_float(v.row(step.first_row + row, head)[c]); });
   }
 };
 
@@ -127,8 +128,8 @@ struct seal_pages_kernel {
       read_rows(t, layer.values, head, to.position(b), tokens, values);
       t.sync();
       if (head < heads)
-        operation::seal_shared(t, to, head, b, blocks, matrix_view<float const, S::head_dim>{keys, tokens}, matrix_view<float const, S::head_dim>{values, tokens}, 0,
-                               stage);
+        operation::seal_shared(t, to, head, b, blocks, matrix_view<float const, S::head_dim>{keys, tokens},
+                               matrix_view<float const, S::head_dim>{values, tokens}, 0, stage);
       else if constexpr (sizes::has_shared)
         operation::seal_shared(t, to, head, b, blocks, matrix_view<float const>{keys, tokens, columns, columns},
                                matrix_view<float const>{values, tokens, columns, columns}, 0, stage);
@@ -354,8 +355,7 @@ void append_tokens(On const& on, memory_map<S> const& map, layer_memory<S> const
   if constexpr (!S::keeps_generated)
     if (!map.discards_far)
       on.template launch<128>({map.groups(), steps.count}, 0,
-                              detail::seal_step_kernel<S>{map, memory, steps.data, reinterpret_cast<float*>(workspace),
-                                                          operation::seal_floats<S>(map.shape)});
+                              detail::seal_step_kernel<S>{map, memory, steps.data, reinterpret_cast<float*>(workspace), operation::seal_floats<S>(map.shape)});
 }
 
 /// Seals a prompt in all its layers: trains what learns, seals `sealed` blocks, and copies sinks and tail near.
@@ -384,8 +384,7 @@ void seal_prompt(On const& on, memory_map<S> const& map, row_view<prompt_layer<S
         else if constexpr (sizes::has_shared)
           on.template launch<128>({}, 0, detail::train_kernel<S, dynamic>{map, layer, step, head, rows, i64{heads} * D});
       }
-    if (step.sealed > 0 && !map.discards_far)
-      on.template launch<128>({at_once}, 0, detail::seal_pages_kernel<S>{map, layer, step, pages, page, at_once});
+    if (step.sealed > 0 && !map.discards_far) on.template launch<128>({at_once}, 0, detail::seal_pages_kernel<S>{map, layer, step, pages, page, at_once});
     if constexpr (S::remainder::estimates) on.template launch<128>({heads}, 0, detail::mean_value_kernel<S>{map, layer, step});
     if constexpr (S::outliers::keeps_outliers) {
       i64 const blocks = std::min<i64>(step.sealed, 4096);

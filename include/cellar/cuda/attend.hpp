@@ -5,6 +5,7 @@
 #include "cellar/operation/remainder.hpp"
 #include "cellar/operation/score_planes.hpp"
 #include "cellar/operation/score_points.hpp"
+#include "cellar/operation/select_runs.hpp"
 
 /// Selecting and attending on a device. Steps lie in device memory, those without new tokens are empty. Grids are sized by capacity and lengths are read
 /// there, so that a captured call serves later steps.
@@ -89,15 +90,23 @@ struct point_region {
   static constexpr i64 run_tiles = warps * tiles_of_warp;
   i64 rows = 0, padded_blocks = 0;
 
-  CELLAR_HD explicit point_region(operation::decode_workspace<S> const& sizes) : rows(sizes.score().scored_rows()), padded_blocks(sizes.score().padded_blocks()) {}
+  CELLAR_HD explicit point_region(operation::decode_workspace<S> const& sizes)
+      : rows(sizes.score().scored_rows()), padded_blocks(sizes.score().padded_blocks()) {}
   CELLAR_HD i64 query_bytes() const { return round_up(operation::point_queries<S::head_dim>::bytes(rows), 16); }
   CELLAR_HD i64 runs() const { return ceil_div(padded_blocks / S::summary::tile_blocks, run_tiles); }
-  CELLAR_HD i64 states() const { return runs() * warps; }  ///< Of a row.
-  i64 bytes() const { return query_bytes() + round_up((rows + 1) * padded_blocks * 4, 16) + rows * states() * i64(sizeof(attention::softmax_state)); }
+  CELLAR_HD i64 states() const { return runs(); }  ///< Of a row.
+  CELLAR_HD i64 state_bytes() const { return round_up(rows * states() * i64(sizeof(attention::softmax_state)), 16); }
+  static constexpr i64 select_run = 4096;  ///< Blocks that one team reduces and selects among.
+  CELLAR_HD i64 select_runs() const { return ceil_div(padded_blocks, select_run); }
+  i64 bytes() const { return query_bytes() + round_up((rows + 1) * padded_blocks * 4, 16) + state_bytes() + operation::run_selection::bytes(select_runs()); }
 
   CELLAR_HD operation::point_queries<S::head_dim> queries(std::byte* mine) const { return operation::point_queries<S::head_dim>::at(mine, rows); }
   CELLAR_HD float* logits(std::byte* mine) const { return reinterpret_cast<float*>(mine + query_bytes()); }
   CELLAR_HD float* reduced(std::byte* mine) const { return S::reduce::acts_on_queries ? logits(mine) : logits(mine) + rows * padded_blocks; }
+  /// For the runs that a sequence of so many blocks has.
+  CELLAR_HD operation::run_selection selection(std::byte* mine, i64 blocks) const {
+    return operation::run_selection::at(reinterpret_cast<std::byte*>(states_of(mine)) + state_bytes(), ceil_div(blocks, select_run));
+  }
   CELLAR_HD attention::softmax_state* states_of(std::byte* mine) const {
     return reinterpret_cast<attention::softmax_state*>(mine + query_bytes() + round_up((rows + 1) * padded_blocks * 4, 16));
   }
@@ -118,13 +127,17 @@ struct prepare_points_kernel : step_memory<S> {
     auto const to = region.queries(this->region_of(this->item(at.y, head)));
     if constexpr (S::reduce::acts_on_queries) {
       static_assert(std::is_same_v<typename S::reduce, select::mean_query>);
-      operation::prepare_points(t, this->view(step), head, 1, [&](i64, int c) {
-        float sum = 0;
-        for (i64 r = 0; r < rows; ++r) sum += query_of(q, step, head, group, r, c) * scale;
-        return sum / float(rows);
-      }, to);
+      operation::prepare_points(
+          t, this->view(step), head, 1,
+          [&](i64, int c) {
+            float sum = 0;
+            for (i64 r = 0; r < rows; ++r) sum += query_of(q, step, head, group, r, c) * scale;
+            return sum / float(rows);
+          },
+          to);
     } else {
-      operation::prepare_points(t, this->view(step), head, rows, [&](i64 r, int c) { return query_of(q, step, head, group, r, c) * scale; }, to);
+      operation::prepare_points(
+          t, this->view(step), head, rows, [&](i64 r, int c) { return query_of(q, step, head, group, r, c) * scale; }, to);
     }
   }
 };
@@ -145,14 +158,14 @@ struct score_points_kernel : step_memory<S> {
     operation::score_points(t, this->view(step), head, region.queries(mine), group, int(left < 4 ? left : 4), first,
                             first + region.run_tiles < tiles ? first + region.run_tiles : tiles, step.sealed,
                             region.logits(mine) + group * 4 * region.padded_blocks, region.padded_blocks,
-                            region.states_of(mine) + group * 4 * region.states() + at.x * region.warps, region.states());
+                            region.states_of(mine) + group * 4 * region.states() + at.x, region.states());
   }
 };
 
 /// max_of_softmaxes by the states of runs: a block takes some far blocks, for all rows.
 template <offloading_scheme S>
 struct reduce_kernel : step_memory<S> {
-  static constexpr i64 run = 4096;
+  static constexpr i64 run = point_region<S>::select_run;
 
   template <team Team>
   CELLAR_HD void operator()(Team& t, grid_place at) const {
@@ -162,7 +175,7 @@ struct reduce_kernel : step_memory<S> {
     point_region<S> const region(this->sizes);
     std::byte* const mine = this->region_of(this->item(at.z, int(at.y)));
     int const rows = int(step.new_tokens) * this->map.shape.group();
-    i64 const states = ceil_div(ceil_div(step.sealed, i64{S::summary::tile_blocks}), region.run_tiles) * region.warps;
+    i64 const states = ceil_div(ceil_div(step.sealed, i64{S::summary::tile_blocks}), region.run_tiles);
     float* const all = shared_array<float>(t, region.rows);  // the logarithm of each row's sum
     auto w = t.warp();
     for (int r = int(w.index()); r < rows; r += int(w.count())) {
@@ -178,17 +191,79 @@ struct reduce_kernel : step_memory<S> {
     t.sync();
     float const* const logits = region.logits(mine);
     float* const out = region.reduced(mine);
+    float low = infinity, high = -infinity;
     for (i64 b = first + t.rank() * 4; b < last; b += i64{t.size()} * 4) {  // whole tiles were written
       float best[4] = {undefined, undefined, undefined, undefined};
       for (int r = 0; r < rows; ++r) {
         auto const some = load_aligned<16>(logits + r * region.padded_blocks + b);
         for (int i = 0; i < 4; ++i) {
-          float const x = cellar::detail::load_float<float>(some.data + 4 * i) - all[r];
+          float const x = scalar_of<float>(some, i) - all[r];
           best[i] = x > best[i] || best[i] != best[i] ? x : best[i];
         }
       }
       store_four(out + b, best[0], best[1], best[2], best[3]);
+      for (int i = 0; i < 4; ++i)
+        if (b + i < last && is_finite(best[i])) {
+          low = best[i] < low ? best[i] : low;
+          high = maximum{}(high, best[i]);
+        }
     }
+    operation::begin_selection(t, region.selection(mine, step.sealed), at.x, low, high);
+  }
+};
+
+/// Steps of a selection that several teams share, after reduce_kernel: a block takes a run.
+template <offloading_scheme S>
+struct run_kernel : step_memory<S> {
+  logical_block* ids;
+  i64* counts;
+
+  struct place {
+    i64 first, count, item;
+    std::uint32_t take;
+    operation::run_selection selection;
+    row_view<float const> all;
+  };
+  CELLAR_HD place place_of(sequence_step const& step, grid_place at) const {
+    constexpr i64 run = point_region<S>::select_run;
+    point_region<S> const region(this->sizes);
+    i64 const item = this->item(at.z, int(at.y)), first = at.x * run, sealed = step.new_tokens > 0 ? step.sealed : 0;
+    std::byte* const mine = this->region_of(item);
+    return {first,
+            sealed - first < run ? sealed - first : run,
+            item,
+            std::uint32_t(typename S::select{}.with_budget(step.selected_blocks).max_selected(sealed)),
+            region.selection(mine, sealed),
+            row_view<float const>{region.reduced(mine), sealed}};
+  }
+};
+template <offloading_scheme S>
+struct count_kernel : run_kernel<S> {
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    auto const p = this->place_of(this->steps[at.z], at);
+    if (p.count > 0 && p.take > 0) operation::count_cells(t, p.selection, row_view<float const>{p.all.data + p.first, p.count});
+  }
+};
+template <offloading_scheme S>
+struct collect_kernel : run_kernel<S> {
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    auto const p = this->place_of(this->steps[at.z], at);
+    if (p.count > 0 && p.take > 0) operation::collect_cell(t, p.selection, at.x, row_view<float const>{p.all.data + p.first, p.count}, p.first, p.take);
+  }
+};
+template <offloading_scheme S>
+struct write_kernel : run_kernel<S> {
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    auto const p = this->place_of(this->steps[at.z], at);
+    row_view<logical_block> const to{this->ids + p.item * this->sizes.selected, this->sizes.selected};
+    if (at.x == 0) {
+      for (i64 i = i64{p.take} + t.rank(); i < to.count; i += t.size()) to[i] = logical_block{-1};
+      if (t.rank() == 0) this->counts[p.item] = p.take;
+    }
+    if (p.count > 0 && p.take > 0) operation::write_run(t, p.selection, at.x, p.all, p.first, p.count, p.take, to);
   }
 };
 
@@ -197,10 +272,15 @@ template <offloading_scheme S>
 inline constexpr bool scores_points = operation::scores_points<S> && !S::outliers::keeps_outliers &&
                                       (std::is_same_v<typename S::reduce, select::mean_query> || std::is_same_v<typename S::reduce, select::max_of_softmaxes>);
 
+/// Whether several teams share a selection.
+template <offloading_scheme S>
+inline constexpr bool selects_by_runs =
+    scores_points<S> && !S::reduce::acts_on_queries && std::is_same_v<typename S::select, select::top_k> && !S::remainder::estimates;
+
 template <offloading_scheme S>
 struct score_planes_kernel : step_memory<S> {
   static constexpr int warps = 4;
-  static constexpr i64 run_tiles = 8 * warps;  ///< Of a block.
+  static constexpr i64 run_tiles = 2 * warps;  ///< Of a block.
   i64 groups;
 
   template <team Team>
@@ -321,10 +401,9 @@ struct finish_kernel : row_tiles<S, Rows> {
     using list = operation::key_list<S, operation::span_sizes<S, Rows>::chunk>;
     int const filled =
         list::of(from, p.head, step, operation::attended_blocks(from, step, this->chosen(p.item), this->every)).filled_spans(operation::most_spans);
-    operation::finish_spans<Rows>(t, from, p.head, this->partials(p.item), filled, p.first_row, p.rows,
-                                  remainders ? remainders + p.item * this->sizes.rows + p.first_row : nullptr, [&](i64 row, int c, float x) {
-                                    out.row(step.first_row + row / p.group, p.head * p.group + int(row % p.group))[c] = from_float<T>(x);
-                                  });
+    operation::finish_spans<Rows>(
+        t, from, p.head, this->partials(p.item), filled, p.first_row, p.rows, remainders ? remainders + p.item * this->sizes.rows + p.first_row : nullptr,
+        [&](i64 row, int c, float x) { out.row(step.first_row + row / p.group, p.head * p.group + int(row % p.group))[c] = from_float<T>(x); });
   }
 };
 
@@ -374,6 +453,14 @@ void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
       on.template launch<32>({ceil_div(sizes.blocks, run), heads, sequences}, scratch, detail::score_kernel<S>{common});
     }
   }
+  if constexpr (detail::selects_by_runs<S>) {
+    detail::run_kernel<S> const shared{common, ids, counts};
+    i64 const runs = detail::point_region<S>(sizes).select_runs();
+    on.template launch<256>({runs, heads, sequences}, operation::count_cells_bytes, detail::count_kernel<S>{shared});
+    on.template launch<256>({runs, heads, sequences}, operation::count_cells_bytes, detail::collect_kernel<S>{shared});
+    on.template launch<256>({runs, heads, sequences}, operation::write_run_bytes, detail::write_kernel<S>{shared});
+    return;
+  }
   on.template launch<detail::select_threads>({heads, sequences}, round_up(i64(S::select::shared_bytes), 16) + 64,
                                              detail::select_kernel<S>{common, ids, counts, remainders});
 }
@@ -386,8 +473,8 @@ void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
 /// Effects   writes out; bit-identical for any batch
 template <offloading_scheme S, storage_scalar T, device On>
 void attend_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
-                   heads_view<T> out, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block const* ids, i64 const* counts, bool every,
-                   statistics* = nullptr, resident_runs const* resident = nullptr, attention::softmax_state const* remainders = nullptr) {
+                   heads_view<T> out, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block const* ids, i64 const* counts,
+                   bool every, statistics* = nullptr, resident_runs const* resident = nullptr, attention::softmax_state const* remainders = nullptr) {
   detail::step_memory<S> const common{map, memory, steps.data, sizes, workspace, detail::attend_region(sizes)};
   auto const run = [&]<int Rows>(std::integral_constant<int, Rows>) {
     i64 const tiles = ceil_div(sizes.rows, Rows), heads = map.shape.kv_heads * tiles;

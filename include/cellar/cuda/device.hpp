@@ -27,9 +27,9 @@ struct any_kernel {
 template <class D>
 concept device = !D::is_host && requires(D const& on, std::byte* to, std::byte const* from, i64 n) {
   on.template launch<32>(grid_size{}, n, detail::any_kernel{});
-  on.copy(to, from, n);                                     // within device memory
-  on.download(static_cast<void*>(to), from, n);             // to the host; waits
-  on.upload(static_cast<void*>(to), from, n);               // from the host; waits
+  on.copy(to, from, n);                                               // within device memory
+  on.download(static_cast<void*>(to), from, n);                       // to the host; waits
+  on.upload(static_cast<void*>(to), from, n);                         // from the host; waits
   { on.template allocate<float>(n).data() } -> std::same_as<float*>;  // owned device memory, zero
   { on.multiprocessors() } -> std::convertible_to<int>;
   on.wait();

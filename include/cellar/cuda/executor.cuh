@@ -130,8 +130,7 @@ class executor {
     if (blocks.x == 0 || blocks.y == 0 || blocks.z == 0) return;
     expects(shared <= shared_bytes_, "cuda: the kernel needs more shared memory for a block than the device has; use smaller token groups, or host::executor");
     auto* const run = detail::run_kernel<Threads, Kernel>;
-    if (shared > 48 * 1024)
-      check(cudaFuncSetAttribute(run, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)), "cuda: cudaFuncSetAttribute");
+    if (shared > 48 * 1024) check(cudaFuncSetAttribute(run, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)), "cuda: cudaFuncSetAttribute");
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(unsigned(blocks.x), unsigned(blocks.y), unsigned(blocks.z));
     config.blockDim = dim3(unsigned(Threads));
@@ -179,9 +178,10 @@ class executor {
   /// Where the system refuses to pin (a limit on locked memory), a device that reads pageable memory goes on without; others refuse.
   template <class Tier>
   class reached {
-    static_assert(Tier::is_directly_readable,
-                  "cellar: a device attends to far memory in place, so cuda::executor needs a tier that is read so, such as tier::host_memory; a file tier works "
-                  "with host::executor");
+    static_assert(
+        Tier::is_directly_readable,
+        "cellar: a device attends to far memory in place, so cuda::executor needs a tier that is read so, such as tier::host_memory; a file tier works "
+        "with host::executor");
 
    public:
     reached(executor const& on, Tier& far, int layers) {
@@ -203,8 +203,7 @@ class executor {
     void pin(executor const& on, std::byte* data, i64 bytes) {
       for (i64 at = 0; at < bytes; at += piece) {
         pieces_.reserve(pieces_.size() + 1);
-        cudaError_t const result =
-            cudaHostRegister(data + at, std::size_t(std::min(piece, bytes - at)), cudaHostRegisterPortable | cudaHostRegisterMapped);
+        cudaError_t const result = cudaHostRegister(data + at, std::size_t(std::min(piece, bytes - at)), cudaHostRegisterPortable | cudaHostRegisterMapped);
         if (result == cudaSuccess) {
           pieces_.push_back(data + at);
           continue;

@@ -20,7 +20,8 @@ struct layer_pools {
 
   CELLAR_HD operation::run_pool pool(i64 sequence_slot, int head) const {
     i64 const at = sequence_slot * map.shape.kv_heads + head, bytes = map.geometry().slice_bytes();
-    return operation::run_pool::at(bookkeeping + at * operation::run_pool::head_bytes(blocks, slots), runs + at * round_up(slots * bytes, 16), blocks, slots, bytes);
+    return operation::run_pool::at(bookkeeping + at * operation::run_pool::head_bytes(blocks, slots), runs + at * round_up(slots * bytes, 16), blocks, slots,
+                                   bytes);
   }
 };
 
@@ -38,9 +39,9 @@ struct forget_kernel {
 /// What resolve gives for each (sequence, KV head).
 struct resolved {
   std::int32_t *slot_of = nullptr, *misses = nullptr, *missing = nullptr;  // [items, selected], [items, selected], [items]
-  logical_block* victims = nullptr;                                       // [items, selected]
-  resident_runs* resident = nullptr;                                      // [items, selected]
-  std::uint32_t* counted = nullptr;                                       // hits, misses
+  logical_block* victims = nullptr;                                        // [items, selected]
+  resident_runs* resident = nullptr;                                       // [items, selected]
+  std::uint32_t* counted = nullptr;                                        // hits, misses
 };
 
 template <offloading_scheme S>
@@ -120,7 +121,11 @@ class run_pools {
     words_ = on.template allocate<std::int32_t>(items * (3 * selected_ + 1) + 2);
     resident_ = on.template allocate<resident_runs>(items * selected_);
     std::int32_t* const w = words_.data();
-    found_ = {w, w + items * selected_, w + 2 * items * selected_, reinterpret_cast<logical_block*>(w + 2 * items * selected_ + items), resident_.data(),
+    found_ = {w,
+              w + items * selected_,
+              w + 2 * items * selected_,
+              reinterpret_cast<logical_block*>(w + 2 * items * selected_ + items),
+              resident_.data(),
               reinterpret_cast<std::uint32_t*>(w + items * (3 * selected_ + 1))};
   }
   i64 bytes() const { return i64(bookkeeping_.size() + runs_.size()); }
@@ -135,8 +140,7 @@ class run_pools {
     if (layers_ == 0) return nullptr;
     auto const pools = of(memory.layer);
     i64 const heads = all_.map.shape.kv_heads;
-    on.template launch<256>({heads, steps.count}, operation::resolve_bytes,
-                            detail::resolve_kernel<S>{pools, steps.data, ids, counts, selected_, found_});
+    on.template launch<256>({heads, steps.count}, operation::resolve_bytes, detail::resolve_kernel<S>{pools, steps.data, ids, counts, selected_, found_});
     on.template launch<128>({detail::fetch_kernel<S>::blocks, heads, steps.count}, 0,
                             detail::fetch_kernel<S>{pools, memory, steps.data, ids, selected_, found_});
     return found_.resident;

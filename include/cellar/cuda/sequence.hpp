@@ -59,7 +59,8 @@ struct copy_page_kernel {
 
   template <team Team>
   CELLAR_HD void operator()(Team& t, grid_place at) const {
-    operation::convert_block(t, map.geometry(), memory.layout, memory.far, physical_block(first + at.x), memory.layout, memory.far, physical_block(target + at.x));
+    operation::convert_block(t, map.geometry(), memory.layout, memory.far, physical_block(first + at.x), memory.layout, memory.far,
+                             physical_block(target + at.x));
   }
 };
 

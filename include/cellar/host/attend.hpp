@@ -85,7 +85,8 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
     if constexpr (S::remainder::estimates)
       if (remainders)
         operation::estimate_remainder(
-            t, from, head, step, matrix_view<float const>{sizes.score().logits(mine + sizes.io_bytes()), step.new_tokens * group, sizes.score().padded_blocks()},
+            t, from, head, step,
+            matrix_view<float const>{sizes.score().logits(mine + sizes.io_bytes()), step.new_tokens * group, sizes.score().padded_blocks()},
             row_view<logical_block const>{to.data, count}, remainders + item * sizes.rows);
     if (per_worker) {
       per_worker[worker].seconds.score += scored;

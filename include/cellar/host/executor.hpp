@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "cellar/core/error.hpp"
-#include "cellar/operation/memory.hpp"
 #include "cellar/host/vector_level.hpp"
+#include "cellar/operation/memory.hpp"
 
 namespace cellar::inline CELLAR_ABI::host {
 

@@ -27,9 +27,9 @@ struct span_sizes {
     }
     return key_group / a * value_group;
   }();
-  static constexpr int chunk = both_groups > 32 ? both_groups : 32 / both_groups * both_groups;  ///< Tokens, whole token groups.
-  static constexpr int stride = D + 4;                                                           ///< Floats of a decoded row: neighbours lie in other banks.
-  static constexpr int shares = D % 32 == 0 ? 4 : D % 16 == 0 ? 2 : 1;                           ///< Of a dot product, among members.
+  static constexpr int chunk = both_groups > 32 ? both_groups : 32 / both_groups* both_groups;  ///< Tokens, whole token groups.
+  static constexpr int stride = D + 4;                                                          ///< Floats of a decoded row: neighbours lie in other banks.
+  static constexpr int shares = D % 32 == 0 ? 4 : D % 16 == 0 ? 2 : 1;                          ///< Of a dot product, among members.
   static constexpr bool rotates_keys = attends_rotated<S, typename S::key_codec>, rotates_values = attends_rotated<S, typename S::value_codec>;
   static constexpr int queries = (rotates_keys ? 2 : 1) * Rows * D;
   static constexpr int sums = (rotates_values ? 2 : 1) * Rows * D;
@@ -105,15 +105,15 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
 
   float* const keys = shared_array<float>(t, i64{2} * chunk * stride);  // (token, channel)
   float* const values = keys + chunk * stride;
-  float* const products = shared_array<float>(t, i64{shares} * Rows * chunk);      // (share, row, token)
-  float* const weights = shared_array<float>(t, i64{Rows} * chunk);                // (token, row)
-  float* const near_queries = shared_array<float>(t, sizes::queries);              // (row, channel)
+  float* const products = shared_array<float>(t, i64{shares} * Rows * chunk);  // (share, row, token)
+  float* const weights = shared_array<float>(t, i64{Rows} * chunk);            // (token, row)
+  float* const near_queries = shared_array<float>(t, sizes::queries);          // (row, channel)
   float* const far_queries = rotates_keys ? near_queries + Rows * D : near_queries;
   float* const near_sums = shared_array<float>(t, sizes::sums);  // (row, channel)
   float* const far_sums = rotates_values ? near_sums + Rows * D : near_sums;
-  float* const tops = shared_array<float>(t, Rows);     // largest logit so far
-  float* const totals = shared_array<float>(t, Rows);   // sum of weights
-  float* const shrinks = shared_array<float>(t, Rows);  // of what was summed before this chunk
+  float* const tops = shared_array<float>(t, Rows);                   // largest logit so far
+  float* const totals = shared_array<float>(t, Rows);                 // sum of weights
+  float* const shrinks = shared_array<float>(t, Rows);                // of what was summed before this chunk
   auto** const key_codes = shared_array<std::byte const*>(t, chunk);  // of each token group
   auto** const key_scales = shared_array<std::byte const*>(t, chunk);
   auto** const value_codes = shared_array<std::byte const*>(t, chunk);
@@ -236,7 +236,7 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
         auto const k = load_aligned<16>(keys + token * stride + channel);
         for (int r = 0; r < Rows; ++r) {
           auto const x = load_aligned<16>(q + r * D + channel);
-          for (int j = 0; j < 4; ++j) s[r] += cellar::detail::load_float<float>(x.data + j * 4) * cellar::detail::load_float<float>(k.data + j * 4);
+          for (int j = 0; j < 4; ++j) s[r] += scalar_of<float>(x, j) * scalar_of<float>(k, j);
         }
       }
       for (int r = 0; r < Rows; ++r) products[(share * Rows + r) * chunk + token] = s[r];
@@ -247,7 +247,7 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
     auto w = t.warp();
     constexpr int width = int(decltype(w)::width);
     for (int r = int(w.index()); r < Rows; r += int(w.count())) {
-      i64 const q_position = step.length - step.new_tokens + (first_row + r) / group;
+      i64 const q_position = step.length - step.new_tokens + (int(first_row) + r) / int(group);
       float mine[ceil_div(chunk, width)];
       float top = -infinity;
       for (int k = 0; k < int(ceil_div(chunk, width)); ++k) {
@@ -287,7 +287,8 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
       float s[Rows] = {};
       for (int token = 0; token < n; ++token) {
         float const v = values[token * stride + channel];
-        for (int r = 0; r < Rows; ++r) s[r] += weights[token * Rows + r] * v;
+        auto const w4 = load_aligned<4 * Rows>(weights + token * Rows);
+        for (int r = 0; r < Rows; ++r) s[r] += scalar_of<float>(w4, r) * v;
       }
       for (int r = 0; r < Rows; ++r) {
         if constexpr (rotates_values) {
@@ -367,8 +368,7 @@ CELLAR_HD void finish_spans(Team& t, sequence_view<S> const& from, int head, spa
   }
   if constexpr (all::copies == 2) from.value_codec(head, 0).rotate_back(t, matrix_view<float, D>{sums + Rows * D, Rows});
   t.sync();
-  for (int i = int(t.rank()); i < rows * D; i += int(t.size()))
-    write(first_row + i / D, i % D, all::copies == 2 ? sums[i] + sums[Rows * D + i] : sums[i]);
+  for (int i = int(t.rank()); i < rows * D; i += int(t.size())) write(first_row + i / D, i % D, all::copies == 2 ? sums[i] + sums[Rows * D + i] : sums[i]);
 }
 
 }  // namespace cellar::operation

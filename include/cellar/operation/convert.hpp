@@ -10,12 +10,13 @@ CELLAR_HD inline void copy_run(std::byte* to, std::byte const* from, i64 bytes, 
     for (i64 i = i64{member} * Width; i < bytes; i += i64{members} * Width) store_aligned(to + i, load_aligned<Width>(from + i));
   };
   auto const low = (reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from) | std::uintptr_t(bytes)) % 16;
-  if (low == 0)
+  if (low == 0) {
     copy(static_cast<loaded_bytes<16>*>(nullptr));
-  else if (low % 4 == 0)
+  } else if (low % 4 == 0) {
     copy(static_cast<loaded_bytes<4>*>(nullptr));
-  else
-    copy(static_cast<loaded_bytes<1>*>(nullptr));
+  } else {
+    for (i64 i = member; i < bytes; i += members) to[i] = from[i];
+  }
 }
 
 /// Copies one block with all its planes from one layout to another, or to another block of the same one.

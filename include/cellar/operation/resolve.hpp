@@ -27,8 +27,8 @@ struct run_pool {
 
 /// Whether a scheme's selected runs are kept near: they are copied as wholes, and all of a block's planes are one head's.
 template <offloading_scheme S>
-inline constexpr bool keeps_runs = S::layout::is_run_contiguous&& S::tier::is_directly_readable&& S::select::reads_scores &&
-                                   scope_of<typename S::key_codec> == scope::one_head && scope_of<typename S::value_codec> == scope::one_head;
+inline constexpr bool keeps_runs = S::layout::is_run_contiguous&& S::tier::is_directly_readable&& S::select::reads_scores&& scope_of<typename S::key_codec> ==
+                                   scope::one_head&& scope_of<typename S::value_codec> == scope::one_head;
 
 /// Forgets the blocks from `first` on: all of them where it is 0.
 ///

@@ -13,7 +13,8 @@ template <offloading_scheme S>
 inline constexpr bool scores_planes = S::select::reads_scores&& requires {
   typename S::summary::tile_scalar;
   requires S::summary::tile_blocks == 16;
-  requires S::summary::tile_channels(S::head_dim) % 16 == 0;
+  requires S::summary::tile_channels(S::head_dim)
+  % 16 == 0;
 };
 
 template <offloading_scheme S>
@@ -52,8 +53,8 @@ CELLAR_HD void score_planes(Team& t, sequence_view<S> const& from, int head, flo
         int const c = base + k * at_once + channel;
         auto const q = load_aligned<16>(queries + (c < C ? c : 0) * 4);
         for (int b = 0; b < each; ++b) {
-          float const x = cellar::detail::load_float<scalar>(some[k].data + b * int(sizeof(scalar)));
-          for (int r = 0; r < 4; ++r) sums[r * each + b] += cellar::detail::load_float<float>(q.data + 4 * r) * x;
+          float const x = scalar_of<scalar>(some[k], b);
+          for (int r = 0; r < 4; ++r) sums[r * each + b] += scalar_of<float>(q, r) * x;
         }
       }
     }

@@ -14,7 +14,7 @@ namespace detail {
 template <class Summary>
 inline constexpr bool is_quantized_by_points = false;
 template <point_codec Codec>
-inline constexpr bool is_quantized_by_points<summary::quantized_key<Codec>> = scope_of<Codec> == scope::one_head && Codec{}.bytes(64).scales == 2;
+inline constexpr bool is_quantized_by_points<summary::quantized_key<Codec>> = scope_of<Codec> == scope::one_head&& Codec{}.bytes(64).scales == 2;
 }  // namespace detail
 
 /// Whether a scheme's scores are formed so.
@@ -115,17 +115,27 @@ CELLAR_HD void score_points(Team& t, sequence_view<S> const& from, int head, poi
   int const row = pair % 2 * 2 + pair / 2;
   float const factor = queries.factors[group * 4 + row];
   attention::softmax_state state;
-  for (i64 tile = first_tile + w.index(); tile < last_tile; tile += w.count()) {
+  loaded_bytes<4> next[steps];  // words of the tile after this one: read a tile ahead
+  loaded_bytes<8> next_scales;
+  auto const read = [&](i64 tile) {
+    if (tile >= last_tile) return;
     std::byte const* const at = from.tile(tile * lanes, head);
+    for (int s = 0; s < steps; ++s) next[s] = load_aligned<4>(at + (4 * s + pair) * lanes + 4 * g);  // tiles are multiples of 64 bytes
+    next_scales = load_aligned<8>(at + codes * lanes + 8 * g);
+  };
+  read(first_tile + w.index());
+  for (i64 tile = first_tile + w.index(); tile < last_tile; tile += w.count()) {
     float d[2][4] = {};
     loaded_bytes<4> words[steps];
-    for (int s = 0; s < steps; ++s) words[s] = load_aligned<4>(at + (4 * s + pair) * lanes + 4 * g);  // tiles are multiples of 64 bytes
-    auto const scale_bytes = load_aligned<8>(at + codes * lanes + 8 * g);
+    for (int s = 0; s < steps; ++s) words[s] = next[s];
+    auto const scale_bytes = next_scales;
+    read(tile + w.count());
     for (int s = 0; s < steps; ++s) {
       f16_pair points[4][2];
       for (int j = 0; j < 4; ++j) {
-        auto const both = load_aligned<8>(table + (int(words[s].data[j]) * int(point_copies) + copy) * 2);
-        memcpy(points[j], both.data, 8);
+        auto const both = load_aligned<8>(table + (int(words[s].byte(j)) * int(point_copies) + copy) * 2);
+        points[j][0] = bit_cast<f16_pair>(both.words[0]);
+        points[j][1] = bit_cast<f16_pair>(both.words[1]);
       }
       for (int half = 0; half < 2; ++half) {
         f16_pair const left[4] = {points[2 * half][0], points[2 * half + 1][0], points[2 * half][1], points[2 * half + 1][1]};
@@ -137,7 +147,7 @@ CELLAR_HD void score_points(Team& t, sequence_view<S> const& from, int head, poi
       for (int i = 0; i < 4; ++i) d[half][i] += w.shuffle(d[half][i], unsigned(lane ^ 2));
     for (int j = 0; j < 4; ++j) {  // token 4 g + j: of d's row pair j % 2, the first or second column
       float const even = d[j / 2][j % 2 * 2], odd = d[j / 2][j % 2 * 2 + 1];
-      mine[j] = (pair / 2 == 0 ? even : odd) * factor * codec::scale_at(scale_bytes.data + 2 * j);
+      mine[j] = (pair / 2 == 0 ? even : odd) * factor * codec::scale_in(scale_bytes, j);
     }
     if (row < rows) {
       i64 const block = tile * lanes + 4 * g;
@@ -162,7 +172,17 @@ CELLAR_HD void score_points(Team& t, sequence_view<S> const& from, int head, poi
       state.m = top;
     }
   }
-  if (g == 0 && row < rows) states[row * state_stride + w.index()] = state;
+  auto* const all = reinterpret_cast<attention::softmax_state*>(table);  // of warps and rows, over the table
+  t.sync();
+  if (g == 0) all[w.index() * 4 + unsigned(row)] = state;
+  t.sync();
+  for (int r = int(t.rank()); r < rows; r += int(t.size())) {
+    attention::softmax_state whole;
+    for (unsigned i = 0; i < w.count(); ++i) whole.m = maximum{}(whole.m, all[i * 4 + unsigned(r)].m);
+    for (unsigned i = 0; i < w.count(); ++i)
+      if (all[i * 4 + unsigned(r)].l > 0) whole.l += all[i * 4 + unsigned(r)].l * exponential(all[i * 4 + unsigned(r)].m - whole.m);
+    states[r * state_stride] = whole;
+  }
 }
 
 }  // namespace cellar::operation

@@ -58,7 +58,7 @@ CELLAR_HD void for_scores(Team const& t, row_view<float const> scores, F const& 
       loaded_bytes<16> some[ahead];
       for (int k = 0; k < ahead; ++k) some[k] = load_aligned<16>(scores.data + base + k * step);
       for (int k = 0; k < ahead; ++k)
-        for (int j = 0; j < width; ++j) f(base + k * step + j, cellar::detail::load_float<float>(some[k].data + j * 4));
+        for (int j = 0; j < width; ++j) f(base + k * step + j, scalar_of<float>(some[k], j));
     }
     i += whole;
   }
@@ -160,20 +160,22 @@ CELLAR_HD radix_place<std::uint32_t> search_in_cells(Team& t, row_view<float con
 /// Writes, ascending, the ids of the blocks whose key is above `key`, and of the first `equals` whose key equals it. Each warp owns a run of blocks; it
 /// counts, learns what lies before it, and writes. A lane takes four neighbours at a time.
 ///
-/// Returns     how many, on every member
+/// Shapes      scores: of the blocks first, first + 1, ..., before which there are so many above and equal
+/// Returns     how many there are of these, on every member
 /// Complexity  two readings of the scores
 template <team Team>
-CELLAR_HD i64 write_best(Team& t, row_view<float const> scores, std::uint32_t key, std::uint32_t equals, row_view<logical_block> ids) {
+CELLAR_HD i64 write_best(Team& t, row_view<float const> scores, std::uint32_t key, std::uint32_t equals, row_view<logical_block> ids, i64 first = 0,
+                         std::uint32_t above_first = 0, std::uint32_t equal_before_first = 0) {
   auto w = t.warp();
   constexpr unsigned width = decltype(w)::width;
   constexpr int each = width == 1 ? 1 : 4, span = int(width) * each;
   i64 const n = scores.count, run = ceil_div(ceil_div(n, span), w.count()) * span;
   i64 const begin = w.index() * run, end = begin + run < n ? begin + run : n;
   bool const is_aligned = each == 4 && reinterpret_cast<std::uintptr_t>(scores.data) % 16 == 0;
-  auto const read = [&](i64 i, std::uint32_t (&keys)[each]) {  // 0 beyond the end: below and equal to no key that is searched for
+  auto const read = [&](i64 i, std::uint32_t(&keys)[each]) {  // 0 beyond the end: below and equal to no key that is searched for
     if (is_aligned && i + each <= end) {
       auto const some = load_aligned<4 * each>(scores.data + i);
-      for (int j = 0; j < each; ++j) keys[j] = ordered_bits(cellar::detail::load_float<float>(some.data + 4 * j));
+      for (int j = 0; j < each; ++j) keys[j] = ordered_bits(scalar_of<float>(some, j));
     } else {
       for (int j = 0; j < each; ++j) keys[j] = i + j < end ? ordered_bits(scores[i + j]) : 0;
     }
@@ -190,8 +192,8 @@ CELLAR_HD i64 write_best(Team& t, row_view<float const> scores, std::uint32_t ke
   std::uint32_t all_greater = 0, all_equal = 0;
   std::uint32_t greater_before = t.scan(greater, all_greater), equal_before = t.scan(equal, all_equal);
   // A member's own blocks are not neighbours: what lies before is the warp's share, and in it what ballots tell.
-  greater_before = w.shuffle(greater_before, 0);
-  equal_before = w.shuffle(equal_before, 0);
+  greater_before = w.shuffle(greater_before, 0) + above_first;
+  equal_before = w.shuffle(equal_before, 0) + equal_before_first;
   std::uint32_t const lower_lanes = (1u << w.lane()) - 1;
   for (i64 base = begin; base < end; base += span) {
     i64 const i = base + w.lane() * each;
@@ -208,7 +210,7 @@ CELLAR_HD i64 write_best(Team& t, row_view<float const> scores, std::uint32_t ke
     }
     for (int j = 0; j < each; ++j) {
       bool const is_greater = keys[j] > key, is_equal = i + j < end && keys[j] == key;
-      if (is_greater || (is_equal && e < equals)) ids[g + (e < equals ? e : equals)] = logical_block(i + j);
+      if (is_greater || (is_equal && e < equals)) ids[g + (e < equals ? e : equals)] = logical_block(first + i + j);
       g += is_greater;
       e += is_equal;
     }

@@ -13,7 +13,7 @@ struct box_digest {
   static constexpr bool is_upper_bound = false;
   static constexpr int tile_blocks = min_max<Scalar>::tile_blocks;
   using tile_scalar = Scalar;
-  static constexpr int tile_channels(int head_dim) { return min_max<Scalar>::tile_channels(head_dim); }
+  CELLAR_HD static constexpr int tile_channels(int head_dim) { return min_max<Scalar>::tile_channels(head_dim); }
 
   CELLAR_HD constexpr float largest(i64) const { return cellar::largest<Scalar> < largest_summand ? cellar::largest<Scalar> : largest_summand; }
   CELLAR_HD i64 tile_bytes(i64 head_dim) const { return min_max<Scalar>{}.tile_bytes(head_dim); }

@@ -13,7 +13,7 @@ struct mean : cellar::detail::plain_queries {
   static constexpr bool is_upper_bound = false;
   static constexpr int tile_blocks = 16;
   using tile_scalar = Scalar;
-  static constexpr int tile_channels(int head_dim) { return head_dim; }  ///< Of a tile, [channel][block].
+  CELLAR_HD static constexpr int tile_channels(int head_dim) { return head_dim; }  ///< Of a tile, [channel][block].
 
   CELLAR_HD constexpr float largest(i64) const { return cellar::largest<Scalar> < largest_summand ? cellar::largest<Scalar> : largest_summand; }
   CELLAR_HD i64 tile_bytes(i64 head_dim) const { return tile_blocks * head_dim * i64(sizeof(Scalar)); }

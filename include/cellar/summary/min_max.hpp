@@ -15,7 +15,7 @@ struct min_max {
   static constexpr bool is_upper_bound = true;
   static constexpr int tile_blocks = 16;
   using tile_scalar = Scalar;
-  static constexpr int tile_channels(int head_dim) { return 2 * head_dim; }  ///< Of a tile, [channel][block]: low and high bounds by turns.
+  CELLAR_HD static constexpr int tile_channels(int head_dim) { return 2 * head_dim; }  ///< Of a tile, [channel][block]: low and high bounds by turns.
 
   CELLAR_HD constexpr float largest(i64) const { return cellar::largest<Scalar>; }
   CELLAR_HD i64 tile_bytes(i64 head_dim) const { return 2 * tile_blocks * head_dim * i64(sizeof(Scalar)); }
