@@ -90,7 +90,7 @@ class timing_executor : public cuda::executor {
   std::map<std::string, std::vector<double>>* times = nullptr;
 
   template <int Threads, class Kernel>
-  void launch(cuda::grid_size blocks, i64 shared, Kernel const& kernel) const {
+  [[maybe_unused]] void launch(cuda::grid_size blocks, i64 shared, Kernel const& kernel) const {
     if (!times) return executor::launch<Threads>(blocks, shared, kernel);
     device_clock clock;
     clock.start(stream());

@@ -1,4 +1,4 @@
-# Checks that docs/errors.md has every message of the headers: each string of several words that stands in code, but for those of static_assert and #error.
+# Checks that docs/errors.md has every message of the headers: each string of several words that stands in code, but for those of static_assert, asm and #error.
 #   cmake -DROOT=include/cellar -DDOCS=docs/errors.md -P errors.cmake      checks the library
 #   cmake -DSCRATCH=folder -P errors.cmake                                 checks that a missing message is found
 cmake_minimum_required(VERSION 3.22)
@@ -26,6 +26,7 @@ function(missing root docs out)
     string(REGEX REPLACE "//[^\n]*" "" text "${text}")
     string(REGEX REPLACE "(^|\n)[ \t]*#[^\n]*" "\n" text "${text}")
     string(REGEX REPLACE "static_assert\\([^\"${semicolon}]*(\"[^\"]*\")?[^\"${semicolon}]*${semicolon}" "" text "${text}")
+    string(REGEX REPLACE "asm\\([ \t\n]*\"[^\"]*\"" "" text "${text}")
     string(REGEX MATCHALL "\"[^\"\n]*\"" literals "${text}")
     foreach(literal IN LISTS literals)
       string(REGEX REPLACE "^\"(.*)\"$" "\\1" literal "${literal}")

@@ -214,7 +214,7 @@ struct reduce_kernel : step_memory<S> {
 
 /// Steps of a selection that several teams share, after reduce_kernel: a block takes a run.
 template <offloading_scheme S>
-struct run_kernel : step_memory<S> {
+struct of_run : step_memory<S> {
   logical_block* ids;
   i64* counts;
 
@@ -238,7 +238,7 @@ struct run_kernel : step_memory<S> {
   }
 };
 template <offloading_scheme S>
-struct count_kernel : run_kernel<S> {
+struct count_kernel : of_run<S> {
   template <team Team>
   CELLAR_HD void operator()(Team& t, grid_place at) const {
     auto const p = this->place_of(this->steps[at.z], at);
@@ -246,7 +246,7 @@ struct count_kernel : run_kernel<S> {
   }
 };
 template <offloading_scheme S>
-struct collect_kernel : run_kernel<S> {
+struct collect_kernel : of_run<S> {
   template <team Team>
   CELLAR_HD void operator()(Team& t, grid_place at) const {
     auto const p = this->place_of(this->steps[at.z], at);
@@ -254,7 +254,7 @@ struct collect_kernel : run_kernel<S> {
   }
 };
 template <offloading_scheme S>
-struct write_kernel : run_kernel<S> {
+struct write_kernel : of_run<S> {
   template <team Team>
   CELLAR_HD void operator()(Team& t, grid_place at) const {
     auto const p = this->place_of(this->steps[at.z], at);
@@ -454,7 +454,7 @@ void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
     }
   }
   if constexpr (detail::selects_by_runs<S>) {
-    detail::run_kernel<S> const shared{common, ids, counts};
+    detail::of_run<S> const shared{common, ids, counts};
     i64 const runs = detail::point_region<S>(sizes).select_runs();
     on.template launch<256>({runs, heads, sequences}, operation::count_cells_bytes, detail::count_kernel<S>{shared});
     on.template launch<256>({runs, heads, sequences}, operation::count_cells_bytes, detail::collect_kernel<S>{shared});

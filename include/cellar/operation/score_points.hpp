@@ -1,4 +1,5 @@
 #pragma once
+#include "cellar/attention/softmax_state.hpp"
 #include "cellar/operation/score.hpp"
 #include "cellar/select/reduce.hpp"
 #include "cellar/summary/quantized_key.hpp"
