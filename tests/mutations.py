@@ -52,7 +52,7 @@ MUTATIONS = [
     ("codec/higgs.hpp", "x(r, c) * sign(c) * unit", "x(r, c) * unit", "codec/higgs_test.cpp"),
     ("codec/higgs.hpp", ">> (4 * (sub % 2)) & 15", "& 15", "codec/higgs_test.cpp"),
     ("core/vector.hpp", "while (distance[p] != best) ++p;", "while (distance[p] != best) p += 2;", "codec/higgs_test.cpp"),
-    ("codec/higgs.hpp", "hadamard_transform(t, x.row(r), channels);\n      for (int c", "for (int c", "codec/higgs_test.cpp"),
+    ("codec/higgs.hpp", "hadamard_rows(t, x);\n    share_rows(t, x", "share_rows(t, x", "codec/higgs_test.cpp"),
     ("codec/higgs.hpp", "std::sqrt(float(channels)), y.row(r)", "float(channels), y.row(r)", "codec/higgs_test.cpp"),
     ("codec/higgs.hpp", "(sub * Points + p) * group + g]", "(sub * Points + p) * group]", "codec/higgs_test.cpp"),
     ("codec/centred.hpp", "y(r, c) += middle[c]", "y(r, c) -= middle[c]", "codec/centred_test.cpp"),
@@ -113,7 +113,7 @@ MUTATIONS = [
     ("operation/seal.hpp", "S::value_codec::token_group), values, target.values);", "S::value_codec::token_group), keys, target.values);", "cache/attend_test.cpp"),
     ("operation/seal.hpp", "i64 const position = to.position(block);", "i64 const position = to.position(block + 1);", "cache/attend_test.cpp"),
     ("operation/seal.hpp", "to.summary(head, to.position(first + b)).build", "to.summary(head, to.position(first)).build", "cache/select_test.cpp"),
-    ("operation/seal.hpp", "train(to.summary(head, 0), to.summary_state(head));", "", "cache/attend_test.cpp"),
+    ("operation/seal.hpp", "detail::train(t, to.summary(head, 0), keys, to.summary_state(head), scratch);", "", "cache/attend_test.cpp"),
     ("operation/memory.hpp", "(position - map.sinks) % map.tail_rows", "(position - map.sinks) % (map.tail_rows - 1)", "cache/attend_test.cpp"),
     ("operation/memory.hpp", "(copy * map_type::tiles_per_page + within) * map.tile()", "head * map_type::tiles_per_page * map.tile()", "cache/select_test.cpp"),
     # host drivers
@@ -150,7 +150,7 @@ MUTATIONS = [
     ("cache/cache.hpp", "b.dense_layers < shape.layers; }", "b.dense_layers == 0; }", "cache/shared_selection_test.cpp"),
     ("cache/cache.hpp", "sealed == 0 || !sees_lost", "!sees_lost", "cache/shared_selection_test.cpp"),
     ("cache/cache.hpp", "if constexpr (reuses) drop_kept_ids(number(id), sealed);", "", "cache/shared_selection_test.cpp"),
-    ("host/attend.hpp", "f(variant.logit(row[b], q_position, from.position(b)))", "f(row[b])", "cache/shared_selection_test.cpp"),
+    ("operation/remainder.hpp", "f(variant.logit(row[b], q_position, from.position(b)))", "f(row[b])", "cache/shared_selection_test.cpp"),
     ("operation/attend.hpp", "if (remainder && is_finite(from.mean_value(head)[0]))", "if (remainder)", "cache/shared_selection_test.cpp"),
     ("cache/cache.hpp", "to_float(rounded_down<near>(largest_stored<Policy>(Scheme::head_dim)))", "largest_stored<Policy>(Scheme::head_dim)", "cache/contract_test.cpp"),
     ("host/sequence.hpp", "std::clamp(row[c], -most, most)", "row[c]", "cache/contract_test.cpp"),
@@ -160,6 +160,25 @@ MUTATIONS = [
     ("summary/residual.hpp", "      }\n      t.sync();", "      }", "emulator/bodies_test.cpp"),
     ("operation/attend.hpp", "t.sync();\n    i64 const near_bytes", "i64 const near_bytes", "emulator/bodies_test.cpp"),
     ("operation/score.hpp", "scratch});\n  t.sync();", "scratch});", "emulator/bodies_test.cpp"),
+    # a device's bodies and drivers, under emulated blocks
+    ("operation/resolve.hpp", "if (slot >= 0)\n        pool.stamps[slot] = now;\n      else", "if (slot < 0)", "cuda/emulated_resolve_test.cpp"),
+    ("operation/resolve.hpp", "if (logical_block const old = pool.holders[slot]; number(old) >= 0) pool.where[number(old)] = -1;", "", "cuda/emulated_resolve_test.cpp"),
+    ("operation/resolve.hpp", "if (first == 0 || number(pool.holders[s]) >= first) {", "if (number(pool.holders[s]) > first) {", "cuda/emulated_resolve_test.cpp"),
+    ("operation/select_runs.hpp", "above += mine > cell;", "above += mine >= cell;", "cuda/emulated_select_runs_test.cpp"),
+    ("operation/select_runs.hpp", "if (s.places[i] < first) {", "if (s.places[i] <= first) {", "cuda/emulated_select_runs_test.cpp"),
+    ("operation/select_runs.hpp", "if (*s.found > run_selection::room) {", "if (false) {", "cuda/emulated_select_runs_test.cpp"),
+    ("select/radix.hpp", "if (*found > cells::room) return radix_search(t, scores, take, one, s);", "", "emulator/bodies_test.cpp"),
+    ("operation/score_points.hpp", "int const row = pair % 2 * 2 + pair / 2;", "int const row = pair;", "cuda/emulated_yakv_test.cpp"),
+    ("operation/score_points.hpp", "return g < 4 ? high : from_float<f16>(x - to_float(high));", "return high;", "cuda/emulated_yakv_test.cpp"),
+    ("operation/score_planes.hpp", "value += is_upper ? n : 0;", "value += is_upper ? 0 : n;", "cuda/emulated_blocks_test.cpp"),
+    ("operation/attend_span.hpp", "totals[r] = totals[r] * shrink + sum;", "totals[r] = totals[r] + sum;", "cuda/emulated_exact_test.cpp"),
+    ("operation/attend_span.hpp", "positions[i] = is_outlier ? -1 :", "positions[i] =", "cuda/emulated_learnt_test.cpp"),
+    ("operation/attend_span.hpp", "weights[token * Rows + r] = x;\n        sum += x;", "weights[token * Rows + r] = x;", "cuda/emulated_exact_test.cpp"),
+    ("operation/append.hpp", "bool const is_staged = S::layout::is_run_contiguous && kept == 0;", "bool const is_staged = S::layout::is_run_contiguous;", "cuda/emulated_learnt_test.cpp"),
+    ("cuda/attend.hpp", "for (i64 i = i64{p.take} + t.rank(); i < to.count; i += t.size()) to[i] = logical_block{-1};", "", "cuda/emulated_yakv_test.cpp"),
+    ("cuda/append.hpp", "copy(to.position(step.sealed), step.length);", "", "cuda/emulated_exact_test.cpp"),
+    ("cuda/resolve.hpp", "missing = operation::resolve(", "missing = 0 * operation::resolve(", "cuda/emulated_yakv_test.cpp"),
+    ("cache/cache.hpp", "run_pools_.forget(on, number(id), sealed);", "", "cuda/emulated_compositions_test.cpp"),
 ]
 
 
@@ -178,7 +197,7 @@ def attempt(scratch, number, mutation):
         return f"the text stands there {text.count(before)} times"
     target.write_text(text.replace(before, after))
     program = scratch / f"test_{number}"
-    objects = [scratch / "main.o"] + ([scratch / "emulator.o"] if source.startswith("emulator/") else [])
+    objects = [scratch / "main.o"] + ([scratch / "emulator.o"] if source.startswith(("emulator/", "cuda/")) else [])
     built = run([CXX, *FLAGS, f"-I{include}", f"-I{ROOT / 'tests'}", ROOT / "tests" / source, *objects, "-o", program])
     if built.returncode:
         return "does not compile: " + built.stdout[:300]
