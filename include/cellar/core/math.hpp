@@ -149,9 +149,9 @@ CELLAR_HD To from_float(float x) {
     return bf16{std::uint16_t((u + 0x7fffu + (u >> 16 & 1u)) >> 16)};
   } else {
 #ifdef __CUDA_ARCH__
-    f16 y;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
-    return y;
+    std::uint32_t pair;  // of a zero and x: a result of 16 bits whose bytes were stored one by one came out wrong (nvcc 13.0, sm_90)
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(0.0f), "f"(x));
+    return f16{std::uint16_t(pair & 0xffffu)};
 #else
     auto const u = bit_cast<std::uint32_t>(x), magnitude = u & 0x7fffffffu;
     auto const sign = std::uint16_t(u >> 16 & 0x8000u);
