@@ -33,7 +33,10 @@ struct both_ways {
     if constexpr (piecewise_codec<Codec>)
       for (i64 i = t.rank(); i < rows * head_dim / 8; i += t.size()) {
         i64 const r = i / (head_dim / 8);
-        codec.decode_piece(from.codes + r * stride, from.scales + r * stride, head_dim, int(i % (head_dim / 8)) * 8, pieces + i * 8);
+        int const first = int(i % (head_dim / 8)) * 8;
+        std::uint32_t words[Codec::piece_words];
+        codec.read_piece(from.codes + r * stride, from.scales + r * stride, head_dim, first, words);
+        codec.decode_piece(words, head_dim, first, pieces + i * 8);
       }
   }
 };

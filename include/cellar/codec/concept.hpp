@@ -150,12 +150,17 @@ concept rotating_codec = row_codec<C, HeadDim> && std::same_as<typename C::rotat
   { c.rotate_back(t, y) } -> std::same_as<void>;
 };
 
-/// Decodes any eight channels of a row by themselves, so that the members of a team share out a row.
+/// Reads and decodes any eight channels of a row by themselves, so that the members of a team share out a row; in two steps, so that what is read may wait in
+/// registers, as few words.
 ///
-/// Laws  to = channels first, ..., first + 7 of what decode gives; of decode_rotated, where the codec rotates. `first` is a multiple of 8
+/// Laws  read_piece then decode_piece: to = channels first, ..., first + 7 of what decode gives; of decode_rotated, where the codec rotates. `first` is a
+///       multiple of 8
 template <class C>
-concept piecewise_codec = codec_facts<C> && requires(C const& c, std::byte const* codes, std::byte const* scales, int channels, int first, float* to) {
-  { c.decode_piece(codes, scales, channels, first, to) } -> std::same_as<void>;
+concept piecewise_codec = codec_facts<C> &&
+    requires(C const& c, std::byte const* codes, std::byte const* scales, int channels, int first, std::uint32_t* words, float* to) {
+  { C::piece_words } -> std::convertible_to<int>;
+  { c.read_piece(codes, scales, channels, first, words) } -> std::same_as<void>;
+  { c.decode_piece(words, channels, first, to) } -> std::same_as<void>;
 };
 
 /// A codec whose stored rows can be scored against a query without being decoded: what summary::quantized_key needs.
@@ -207,25 +212,32 @@ struct plain_query {
   }
 };
 
-/// Channels first, ..., first + 7 of a row of plain scalars: decode_piece of a plain_codec.
+/// Pieces of rows of plain scalars, times one scale or none.
 template <class Scalar, class Scale>
-CELLAR_HD void plain_piece(std::byte const* codes, std::byte const* scales, int first, float* to) {
-  auto const x = load_bytes<8 * sizeof(Scalar)>(codes + first * int(sizeof(Scalar)));
-  float scale = 1;
-  if constexpr (!std::is_void_v<Scale>) scale = scalar_of<Scale>(load_bytes<sizeof(Scale)>(scales), 0);
-  for (int i = 0; i < 8; ++i) to[i] = scalar_of<Scalar>(x, i) * scale;
-}
+struct plain_pieces {
+  static constexpr int code_words = 2 * int(sizeof(Scalar));
+  static constexpr int piece_words = code_words + (std::is_void_v<Scale> ? 0 : 1);
+
+  CELLAR_HD void read_piece(std::byte const* codes, [[maybe_unused]] std::byte const* scales, int, int first, std::uint32_t* words) const {
+    auto const x = load_bytes<8 * sizeof(Scalar)>(codes + first * int(sizeof(Scalar)));
+    for (int i = 0; i < code_words; ++i) words[i] = x.words[i];
+    if constexpr (!std::is_void_v<Scale>) words[code_words] = load_bytes<sizeof(Scale)>(scales).words[0];
+  }
+  CELLAR_HD void decode_piece(std::uint32_t const* words, int, int, float* to) const {
+    loaded_bytes<8 * sizeof(Scalar)> x;
+    for (int i = 0; i < code_words; ++i) x.words[i] = words[i];
+    float scale = 1;
+    if constexpr (!std::is_void_v<Scale>) scale = scalar_of<Scale>(loaded_bytes<4>{{words[code_words]}}, 0);
+    for (int i = 0; i < 8; ++i) to[i] = scalar_of<Scalar>(x, i) * scale;
+  }
+};
 
 /// The code_scorer and the piecewise_codec of a plain_codec: dot products of interleaved rows, times their scales.
 template <class Scalar, class Scale>
-struct plain_scorer : plain_query {
+struct plain_scorer : plain_query, plain_pieces<Scalar, Scale> {
   using plain_scalar = Scalar;
   using plain_scale = Scale;
   static constexpr int query_group = 8;
-
-  CELLAR_HD void decode_piece(std::byte const* codes, std::byte const* scales, int, int first, float* to) const {
-    plain_piece<Scalar, Scale>(codes, scales, first, to);
-  }
 
   template <int D, team Team>
   CELLAR_HD void prepare_group(Team& t, matrix_view<float const, D> queries, std::byte* prepared) const {

@@ -91,12 +91,16 @@ struct higgs : bound_head<Scope> {
     int const channels = int(y.columns());
     for (i64 r = t.rank(); r < y.rows; r += t.size()) points_of(t, from, r, channels, std::sqrt(float(channels)), y.row(r));
   }
-  CELLAR_HD void decode_piece(std::byte const* codes, std::byte const* scales, int channels, int first, float* to) const requires(Scope == scope::one_head) {
-    float const unit = scalar_of<Scale>(load_bytes<sizeof(Scale)>(scales), 0) / std::sqrt(float(channels));
-    auto const some = load_bytes<8 / Dimension / codes_per_byte>(codes + first / Dimension / codes_per_byte);
+  static constexpr int piece_words = 2;
+  CELLAR_HD void read_piece(std::byte const* codes, std::byte const* scales, int, int first, std::uint32_t* words) const requires(Scope == scope::one_head) {
+    words[0] = load_bytes<8 / Dimension / codes_per_byte>(codes + first / Dimension / codes_per_byte).words[0];
+    words[1] = load_bytes<sizeof(Scale)>(scales).words[0];
+  }
+  CELLAR_HD void decode_piece(std::uint32_t const* words, int channels, int, float* to) const requires(Scope == scope::one_head) {
+    constexpr int bits = codes_per_byte == 1 ? 8 : 4;
+    float const unit = scalar_of<Scale>(loaded_bytes<4>{{words[1]}}, 0) / std::sqrt(float(channels));
     for (int sub = 0; sub < 8 / Dimension; ++sub) {
-      float const* const point = points() + (codes_per_byte == 1 ? some.byte(sub) : some.words[sub / 8] >> (4 * (sub % 8)) & 15u) * Dimension;
-      auto const x = load_aligned<4 * Dimension>(point);
+      auto const x = load_aligned<4 * Dimension>(points() + (words[0] >> (bits * sub) & ((1u << bits) - 1)) * Dimension);
       for (int i = 0; i < Dimension; ++i) to[sub * Dimension + i] = scalar_of<float>(x, i) * unit;
     }
   }

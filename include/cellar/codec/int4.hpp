@@ -63,11 +63,20 @@ struct int4 {
     }
   }
 
-  CELLAR_HD void decode_piece(std::byte const* codes, std::byte const* scales, int, int first, float* to) const {
-    auto const some = load_bytes<4>(codes + first / 2);
+  static constexpr int piece_words = 5;  ///< Codes, then scale and minimum of the first and of the last channel's group.
+  CELLAR_HD void read_piece(std::byte const* codes, std::byte const* scales, int, int first, std::uint32_t* words) const requires(Group >= 8) {
+    words[0] = load_bytes<4>(codes + first / 2).words[0];
+    for (int end = 0; end < 2; ++end) {
+      std::byte const* const of = scales + (first + 7 * end) / Group * group_bytes;
+      words[1 + 2 * end] = load_bytes<sizeof(Scale)>(of).words[0];
+      words[2 + 2 * end] = load_bytes<sizeof(Scale)>(of + sizeof(Scale)).words[0];
+    }
+  }
+  CELLAR_HD void decode_piece(std::uint32_t const* words, int, int first, float* to) const requires(Group >= 8) {
     for (int i = 0; i < 8; ++i) {
-      int const g = (first + i) / Group;
-      to[i] = minimum(scales, g) + scale(scales, g) * float(some.words[0] >> (4 * i) & 15u);
+      int const end = (first + i) / Group == first / Group ? 0 : 1;
+      float const s = scalar_of<Scale>(loaded_bytes<4>{{words[1 + 2 * end]}}, 0), m = scalar_of<Scale>(loaded_bytes<4>{{words[2 + 2 * end]}}, 0);
+      to[i] = m + s * float(words[0] >> (4 * i) & 15u);
     }
   }
 

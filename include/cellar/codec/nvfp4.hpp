@@ -56,10 +56,14 @@ struct nvfp4 : cellar::detail::plain_query {
     }
   }
 
-  CELLAR_HD void decode_piece(std::byte const* codes, std::byte const* scales, int channels, int first, float* to) const {
-    auto const some = load_bytes<4>(codes + first / 2);
-    float const s = to_float(e4m3{std::uint8_t(scales[first / block_channels])}), g = cellar::detail::load<float>(scales + blocks(channels));
-    for (int i = 0; i < 8; ++i) to[i] = from_e2m1(some.words[0] >> (4 * i)) * s * g;
+  static constexpr int piece_words = 2;
+  CELLAR_HD void read_piece(std::byte const* codes, std::byte const* scales, int channels, int first, std::uint32_t* words) const {
+    words[0] = load_bytes<4>(codes + first / 2).words[0];
+    float const g = scalar_of<float>(load_bytes<4>(scales + blocks(channels)), 0);
+    words[1] = bit_cast<std::uint32_t>(to_float(e4m3{std::uint8_t(scales[first / block_channels])}) * g);
+  }
+  CELLAR_HD void decode_piece(std::uint32_t const* words, int, int, float* to) const {
+    for (int i = 0; i < 8; ++i) to[i] = from_e2m1(words[0] >> (4 * i)) * bit_cast<float>(words[1]);
   }
 
   template <int D, team Team>

@@ -35,7 +35,7 @@ struct span_sizes {
   static constexpr int sums = (rotates_values ? 2 : 1) * Rows * D;
   static constexpr i64 shared_bytes = round_up(i64{2} * chunk * stride * 4, 16) + round_up(i64{shares} * Rows * chunk * 4, 16) +
                                       round_up(i64{Rows} * chunk * 4, 16) + round_up(i64{queries} * 4, 16) + round_up(i64{sums} * 4, 16) + 64 +
-                                      3 * round_up(i64{Rows} * 4, 16) + 4 * round_up(i64{chunk} * 8, 16) + round_up(i64{chunk} * 8, 16);
+                                      3 * round_up(i64{Rows} * 4, 16) + 4 * round_up(i64{chunk} * 8, 16) + round_up(i64{2} * chunk * 8, 16);
 };
 
 /// What spans give: [rows][spans] states, then [rows][spans][head_dim] sums of near and, where values are attended to rotated, of far ones.
@@ -118,7 +118,7 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
   auto** const key_scales = shared_array<std::byte const*>(t, chunk);
   auto** const value_codes = shared_array<std::byte const*>(t, chunk);
   auto** const value_scales = shared_array<std::byte const*>(t, chunk);
-  i64* const positions = shared_array<i64>(t, chunk);  // -1: attended elsewhere
+  i64* const all_positions = shared_array<i64>(t, 2 * chunk);  // of this chunk and of the next; -1: attended elsewhere
 
   for (int i = int(t.rank()); i < Rows * D; i += int(t.size())) {
     float const q = i / D < rows ? query(i / D, i % D) : 0.0f;
@@ -132,12 +132,19 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
   t.sync();
 
   auto const outliers = from.outliers(head);
-  for (i64 c = begin; c < end; ++c) {
+  struct chunk_place {
+    bool is_far;
+    i64 first;
+    int count;
+  };
+  auto const place_of = [&](i64 c) {
     bool const is_far = c >= list.near_chunks();
     i64 const first = is_far ? (c - list.near_chunks()) * chunk : c * chunk, limit = is_far ? list.far : list.near();
-    int const n = int(limit - first < chunk ? limit - first : chunk);
-
-    // Where the chunk's rows lie.
+    return chunk_place{is_far, first, int(limit - first < chunk ? limit - first : chunk)};
+  };
+  // Where a chunk's rows lie.
+  auto const locate = [&](chunk_place const& at_chunk, i64* positions) {
+    auto const [is_far, first, n] = at_chunk;
     if (is_far) {
       auto const locate = [&](int token_group, std::byte const** codes, std::byte const** scales, bool is_key) {
         for (int g = int(t.rank()); g * token_group < n; g += int(t.size())) {
@@ -172,38 +179,77 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
         }
       }
     }
-    t.sync();
-
-    // Rows in f32, by eight channels. A member reads several pieces before it writes any, so that their loads do not wait for each other.
-    auto const decode_pieces = [&](auto const& key_piece, auto const& value_piece) {
-      constexpr int pieces = D / 8, ahead = 4;
-      for (int base = int(t.rank()); base < n * pieces; base += ahead * int(t.size())) {
-        float x[2][ahead][8];
-        for (int k = 0; k < ahead; ++k)
-          if (int const i = base + k * int(t.size()); i < n * pieces) {
-            key_piece(i / pieces, i % pieces * 8, x[0][k]);
-            value_piece(i / pieces, i % pieces * 8, x[1][k]);
-          }
-        for (int k = 0; k < ahead; ++k)
-          if (int const i = base + k * int(t.size()); i < n * pieces)
-            for (int side = 0; side < 2; ++side) {
-              float* const at = (side == 0 ? keys : values) + i / pieces * stride + i % pieces * 8;
-              float const* const y = x[side][k];
-              store_four(at, y[0], y[1], y[2], y[3]);
-              store_four(at + 4, y[4], y[5], y[6], y[7]);
-            }
+  };
+  // Rows as they are stored, by eight channels: a member reads its pieces of the next chunk before it works on this one.
+  constexpr int pieces = D / 8, ahead = 4;
+  constexpr bool reads_pieces = piecewise_codec<typename S::key_codec> && piecewise_codec<typename S::value_codec>;
+  cellar::detail::plain_pieces<near_scalar, void> const near_codec;
+  auto const key_codec = from.key_codec(head, 0);
+  auto const value_codec = from.value_codec(head, 0);
+  constexpr int most_words = [] {
+    int most = cellar::detail::plain_pieces<near_scalar, void>::piece_words;
+    if constexpr (reads_pieces) {
+      most = S::key_codec::piece_words > most ? S::key_codec::piece_words : most;
+      most = S::value_codec::piece_words > most ? S::value_codec::piece_words : most;
+    }
+    return most;
+  }();
+  struct held_piece {
+    std::uint32_t words[2][most_words];  // of the key and of the value
+  };
+  auto const read_piece = [&](bool is_far, int i, held_piece& to_piece) {
+    int const token = i / pieces, channel = i % pieces * 8;
+    if constexpr (reads_pieces)
+      if (is_far) {
+        key_codec.read_piece(key_codes[token], key_scales[token], D, channel, to_piece.words[0]);
+        value_codec.read_piece(value_codes[token], value_scales[token], D, channel, to_piece.words[1]);
       }
-    };
     if (!is_far) {
-      auto const piece_of = [](std::byte const* const* rows_at) {
-        return [rows_at](int token, int channel, float* x) { cellar::detail::plain_piece<near_scalar, void>(rows_at[token], nullptr, channel, x); };
-      };
-      decode_pieces(piece_of(key_codes), piece_of(value_codes));
-    } else if constexpr (piecewise_codec<typename S::key_codec> && piecewise_codec<typename S::value_codec>) {
-      auto const key_codec = from.key_codec(head, 0);
-      auto const value_codec = from.value_codec(head, 0);
-      decode_pieces([&](int token, int channel, float* x) { key_codec.decode_piece(key_codes[token], key_scales[token], D, channel, x); },
-                    [&](int token, int channel, float* x) { value_codec.decode_piece(value_codes[token], value_scales[token], D, channel, x); });
+      near_codec.read_piece(key_codes[token], nullptr, D, channel, to_piece.words[0]);
+      near_codec.read_piece(value_codes[token], nullptr, D, channel, to_piece.words[1]);
+    }
+  };
+  auto const decode_piece = [&](bool is_far, int i, held_piece const& piece) {
+    for (int side = 0; side < 2; ++side) {
+      float x[8];
+      if constexpr (reads_pieces)
+        if (is_far) {
+          if (side == 0)
+            key_codec.decode_piece(piece.words[0], D, i % pieces * 8, x);
+          else
+            value_codec.decode_piece(piece.words[1], D, i % pieces * 8, x);
+        }
+      if (!is_far) near_codec.decode_piece(piece.words[side], D, i % pieces * 8, x);
+      float* const at = (side == 0 ? keys : values) + i / pieces * stride + i % pieces * 8;
+      store_four(at, x[0], x[1], x[2], x[3]);
+      store_four(at + 4, x[4], x[5], x[6], x[7]);
+    }
+  };
+  held_piece held[ahead];
+  auto const read_ahead = [&](chunk_place const& p) {
+    if (p.is_far && !reads_pieces) return;
+    for (int k = 0; k < ahead; ++k)
+      if (int const i = int(t.rank()) + k * int(t.size()); i < p.count * pieces) read_piece(p.is_far, i, held[k]);
+  };
+
+  locate(place_of(begin), all_positions);
+  t.sync();
+  read_ahead(place_of(begin));
+  for (i64 c = begin; c < end; ++c) {
+    auto const place = place_of(c);
+    auto const [is_far, first, n] = place;
+    i64* const positions = all_positions + (c - begin) % 2 * chunk;
+    bool const reads_now = (is_far && !reads_pieces) || n * pieces > ahead * int(t.size());  // the same on every member
+
+    // Rows in f32.
+    if (!is_far || reads_pieces) {
+      for (int k = 0; k < ahead; ++k)
+        if (int const i = int(t.rank()) + k * int(t.size()); i < n * pieces) decode_piece(is_far, i, held[k]);
+      for (int i = int(t.rank()) + ahead * int(t.size()); i < n * pieces; i += int(t.size())) {
+        held_piece now;
+        read_piece(is_far, i, now);
+        decode_piece(is_far, i, now);
+      }
     } else {  // a member takes a token group
       auto const decode = [&](auto const& codec_at, std::byte const* const* codes, std::byte const* const* scales, float* rows_of) {
         using codec_type = std::remove_cvref_t<decltype(codec_at(i64{0}))>;
@@ -224,7 +270,10 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
       decode([&](i64 position) { return from.key_codec(head, position); }, key_codes, key_scales, keys);
       decode([&](i64 position) { return from.value_codec(head, position); }, value_codes, value_scales, values);
     }
+    if (reads_now) t.sync();  // before the next chunk's places are written over this one's
+    if (c + 1 < end) locate(place_of(c + 1), all_positions + (c + 1 - begin) % 2 * chunk);
     t.sync();
+    if (c + 1 < end) read_ahead(place_of(c + 1));
 
     // Logits: a member takes a share of one token's channels, for all rows.
     float const* const q = is_far ? far_queries : near_queries;
