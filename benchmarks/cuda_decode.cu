@@ -7,7 +7,7 @@
 
 #include "cellar/cellar.cuh"
 
-namespace {
+namespace cuda_decode {
 
 using namespace cellar;
 
@@ -90,7 +90,7 @@ class timing_executor : public cuda::executor {
   std::map<std::string, std::vector<double>>* times = nullptr;
 
   template <int Threads, class Kernel>
-  [[maybe_unused]] void launch(cuda::grid_size blocks, i64 shared, Kernel const& kernel) const {
+  void launch(cuda::grid_size blocks, i64 shared, Kernel const& kernel) const {
     if (!times) return executor::launch<Threads>(blocks, shared, kernel);
     device_clock clock;
     clock.start(stream());
@@ -328,6 +328,6 @@ BENCHMARK(gather)
     ->UseManualTime()
     ->Unit(benchmark::kMicrosecond);
 
-}  // namespace
+}  // namespace cuda_decode
 
 BENCHMARK_MAIN();

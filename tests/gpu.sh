@@ -13,7 +13,10 @@ while (($#)); do
   case $1 in
     --out) out=${2:?--out needs a folder}; shift 2 ;;
     --built) built=${2:?--built needs a folder}; shift 2 ;;
-    --only) only=${2:?--only needs tests, sanitizers or benchmarks}; shift 2 ;;
+    --only)
+      only=${2:?--only needs tests, sanitizers or benchmarks}
+      [[ $only == tests || $only == sanitizers || $only == benchmarks ]] || { echo "--only takes tests, sanitizers or benchmarks" >&2; exit 2; }
+      shift 2 ;;
     *) echo "usage: tests/gpu.sh [--out FOLDER] [--built FOLDER] [--only tests|sanitizers|benchmarks]" >&2; exit 2 ;;
   esac
 done

@@ -38,7 +38,8 @@ add_build() {  # name, options of cmake
   cmake --build "$builds/$name" --parallel "$(jobs_by_memory 4)"
   echo "subdirs($name)" >>"$builds/CTestTestfile.cmake"
 }
-narrow=(-DCELLAR_TESTS_TOGETHER=ON -DCELLAR_TEXT2JSON_HEAD_DIMS=64)  # what makes a build from nothing shorter
+# What makes a build from nothing shorter. All of the device's tests are built where there is a device, by tests/gpu.sh.
+narrow=(-DCELLAR_TESTS_TOGETHER=ON -DCELLAR_TEXT2JSON_HEAD_DIMS=64 "-DCELLAR_DEVICE_TESTS=team;codecs;exact")
 add_build plain -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=-O1 "${narrow[@]}"
 add_build address "${narrow[@]}" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-Og -DCELLAR_SANITIZE=address,undefined -DCELLAR_BENCHMARKS=OFF
 add_build thread "${narrow[@]}" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-Og -DCELLAR_SANITIZE=thread -DCELLAR_BENCHMARKS=OFF -DCELLAR_EXAMPLES=OFF

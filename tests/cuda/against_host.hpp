@@ -8,6 +8,7 @@
 #include "cellar/cellar.hpp"
 #include "cellar/cuda/append.hpp"
 #include "cellar/cuda/attend.hpp"
+#include "cellar/cuda/resolve.hpp"
 #include "cellar/cuda/sequence.hpp"
 #include "random.hpp"
 
@@ -170,14 +171,20 @@ void check(Device const& on, std::uint64_t seed, sizes const& s = {}, cellar::bu
   int const repeats = is_short ? 1 : 2;
   for (int i = 0; i < repeats; ++i) step({{forked, 2}, {ids[0], 1}, {ids[1], 3}});
   if constexpr (!operation::selects_nothing<Scheme>) {
-    i64 const length = std::max<i64>(5, reference.length(ids[0]) - 30);
+    i64 const length = std::max<i64>(5, reference.length(ids[0]) - 37);  // within a block of 8, 16 or 32
     reference.truncate(host, ids[0], length);
     tested.truncate(on, ids[0], length);
-    for (int i = 0; i < repeats; ++i) step({{ids[0], 3}, {forked, 1}});
+    for (int i = 0; i < (is_short ? 1 : 13); ++i) step({{ids[0], 3}, {forked, 1}});  // until what was cut has sealed again
   }
   reference.free(ids[1]);
   tested.free(ids[1]);
   step({{forked, 1}});
+  if constexpr (operation::keeps_runs<Scheme>) {
+    auto const [hits, misses] = tested.pool_hits_and_misses(on);
+    CHECK(hits > 0);
+    CHECK(misses > 0);
+    CHECK(hits + misses == seen.ids);
+  }
   INFO(typeid(Scheme).name() << ": " << seen.differing << " of " << seen.selections << " selections differ, by " << seen.other_ids << " of " << seen.ids
                              << " ids");
   CHECK(seen.worst < bound);

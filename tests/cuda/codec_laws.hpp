@@ -88,6 +88,7 @@ void all(Device const& on) {
   check<codec::fp8_e4m3<>>(on, "fp8", 0.005);
   check<codec::fp8_e4m3<codec::unscaled>>(on, "fp8, unscaled");
   check<codec::int4<>>(on, "int4", 0.005);
+  check<codec::int4<12, float>>(on, "int4, groups that pieces cross", 0.005);
   check<codec::nvfp4>(on, "nvfp4", 0.005);
   check<codec::higgs<2, 256>>(on, "higgs 2, 256", 0.005);
   check<codec::higgs<4, 256, 1>>(on, "higgs 4, 256", 0.005);

@@ -60,6 +60,33 @@ struct model {
   }
 };
 
+/// A step that selects several times, as where layers share keys: what the later selections have is not theirs to lose.
+void check_again(std::uint64_t seed) {
+  random_numbers random(seed);
+  i64 const blocks = 60, slots = 10;
+  pool_of_memory memory(blocks, slots);
+  auto const launch = [&](auto const& body) {
+    emulator::launch({.threads = 64, .shared_bytes = operation::resolve_bytes, .order = emulator::shuffled(seed)}, body);
+  };
+  launch([&](emulator::team& t) { operation::forget_runs(t, memory.pool, 0); });
+  for (i64 call = 0; call < 20; ++call) {
+    std::set<i64> chosen;
+    while (i64(chosen.size()) < slots - call % 3) chosen.insert(random.below(20));
+    std::vector<logical_block> ids, victims(chosen.size());
+    for (i64 const b : chosen) ids.push_back(logical_block(b));
+    i64 const count = i64(ids.size());
+    std::vector<std::int32_t> slot_of(ids.size()), misses(ids.size());
+    launch([&](emulator::team& t) {
+      operation::resolve(t, row_view<logical_block const>{ids.data(), count}, memory.pool, 1 + call / 5, slot_of.data(), misses.data(), victims.data());
+    });
+    REQUIRE(std::set<std::int32_t>(slot_of.begin(), slot_of.end()).size() == ids.size());
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      REQUIRE(memory.pool.holders[slot_of[i]] == ids[i]);
+      REQUIRE(memory.pool.where[number(ids[i])] == slot_of[i]);
+    }
+  }
+}
+
 void check(i64 blocks, i64 slots, i64 most, std::uint64_t seed, int threads) {
   INFO(blocks << " blocks, " << slots << " slots, up to " << most << " selected, " << threads << " threads, seed " << seed);
   random_numbers random(seed);
@@ -109,4 +136,8 @@ TEST_CASE("near pools hold what a model holds: hits, least recently used victims
       check(16, 16, 16, seed, threads);   // all
       check(2500, 200, 150, seed, threads);
     }
+}
+
+TEST_CASE("a step that selects again keeps what the selection has, though all of the pool was used in that step") {
+  for (std::uint64_t seed = 1; seed <= 5; ++seed) check_again(seed);
 }

@@ -1,10 +1,12 @@
 // The library's bodies under emulated blocks do what they do under the serial team, which has tests of its own.
 #include <cmath>
 #include <memory>
+#include <typeinfo>
 #include <vector>
 
 #include "catch.hpp"
 #include "cellar/cellar.hpp"
+#include "cellar/operation/attend_span.hpp"
 #include "eigensolver.hpp"
 #include "emulator/emulator.hpp"
 #include "random.hpp"
@@ -354,6 +356,33 @@ struct one_sequence {
   }
 };
 
+/// The form for a device: any number of spans, each of several chunks, merged, gives what `attend` gave.
+template <class Scheme>
+void check_spans(one_sequence<Scheme>& from, int head, sequence_step const& step, row_view<logical_block const> chosen, bool every,
+                 matrix_view<float const, d> queries, attention::softmax_state const* rest, std::vector<float> const& expected) {
+  using sizes = operation::span_sizes<Scheme, 8>;
+  using partials = operation::span_partials<Scheme>;
+  auto const view = from.view();
+  i64 const rows = queries.rows, blocks = operation::attended_blocks(view, step, chosen, every);
+  REQUIRE(rows <= 8);
+  for (int const spans : {1, 3, operation::most_spans}) {
+    bytes memory(std::size_t(partials::bytes(rows, spans)), std::byte{0xff});
+    auto const to = partials::at(memory.data(), rows, spans);
+    std::vector<float> out(expected.size(), -1);
+    emulator::launch({.threads = 64, .blocks = spans, .shared_bytes = sizes::shared_bytes, .order = emulator::shuffled(std::uint64_t(spans))}, [&](auto& t) {
+      operation::attend_span<8>(
+          t, view, head, step, chosen, every, int(t.block()), [&](int r, int c) { return queries(r, c); }, 0, int(rows), rows / step.new_tokens, to,
+          [&](i64, logical_block block) -> block_parts<std::byte const> { return view.far_block(block, head); });
+    });
+    int const filled = operation::key_list<Scheme, sizes::chunk>::of(view, head, step, blocks).filled_spans(spans);
+    emulator::launch({.threads = 64, .shared_bytes = operation::finish_bytes<Scheme, 8>}, [&](auto& t) {
+      operation::finish_spans<8>(t, view, head, to, filled, 0, int(rows), rest, [&](i64 row, int c, float x) { out[std::size_t(row * d + c)] = x; });
+    });
+    INFO(typeid(Scheme).name() << ": " << spans << " spans, " << filled << " of them filled, every " << every << ", head " << head);
+    for (std::size_t i = 0; i < out.size(); ++i) REQUIRE(out[i] == Approx(expected[i]).margin(2e-5));
+  }
+}
+
 template <class Scheme>
 void check_operations() {
   random_numbers r(5);
@@ -478,6 +507,7 @@ void check_operations() {
           std::fill(out2.begin(), out2.end(), -1.f);
           std::fill_n(space2.get(), attend_sizes.bytes(), std::byte{0xff});
         });
+    check_spans(b, head, step, chosen, every, group, rest, out);
   }
 }
 

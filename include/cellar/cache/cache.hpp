@@ -92,8 +92,8 @@ class cache {
         pool_(make_pool()),
         remainders_(on.template allocate<attention::softmax_state>(Scheme::remainder::estimates ? limits_.step_sequences * shape.kv_heads * sizes_.rows : 0)),
         workspace_(on.template allocate<std::byte>(step_workspace_bytes<Scheme>(on, shape, limits_, budget_) + 64)),
-        published_(on, limits_.sequences, limits_.step_sequences, pages_per_sequence()),
         run_pools_(on, map_, limits_, sizes_),
+        published_(on, limits_.sequences, limits_.step_sequences, pages_per_sequence()),
         worker_statistics_(std::size_t(on.workers())),
         is_appended_(std::size_t(shape.layers)) {
     steps_.reserve(std::size_t(limits_.step_sequences));
@@ -227,8 +227,8 @@ class cache {
       row += entry.new_tokens;
     }
     step_tokens_ = row;
-    current_ = published_.publish(on, row_view<sequence_step const>{steps_.data(), i64(steps_.size())});
     forget_layers();
+    current_ = published_.publish(on, row_view<sequence_step const>{steps_.data(), i64(steps_.size())});
   }
 
   /// The planned step was appended in all layers by replaying a captured graph: it counts as if append had been called in each.
@@ -968,8 +968,8 @@ class cache {
   std::vector<i64> kept_counts_, kept_in_;
   std::vector<sequence_step> selecting_;
   buffer<std::byte> workspace_;
-  typename Executor::step_table published_;
   typename Executor::template run_pools<Scheme> run_pools_;  // of a device
+  typename Executor::step_table published_;                  // after all memory: where it waits for a device, nothing has been freed yet
   row_view<sequence_step const> current_;                    // steps_ where the executor reads them
   std::vector<statistics> worker_statistics_;
   std::vector<sequence_step> steps_;

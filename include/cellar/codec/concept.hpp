@@ -155,9 +155,14 @@ concept rotating_codec = row_codec<C, HeadDim> && std::same_as<typename C::rotat
 ///
 /// Laws  read_piece then decode_piece: to = channels first, ..., first + 7 of what decode gives; of decode_rotated, where the codec rotates. `first` is a
 ///       multiple of 8
+///
+/// It names itself: as a plain_codec or a rotating_codec does, or by pieces_of.
 template <class C>
-concept piecewise_codec = codec_facts<C> &&
-    requires(C const& c, std::byte const* codes, std::byte const* scales, int channels, int first, std::uint32_t* words, float* to) {
+concept piecewise_codec = codec_facts<C> &&(
+                              requires { requires std::same_as<typename C::plain_rows_of, C>; } ||
+                              requires { requires std::same_as<typename C::rotates_as, C>; } ||
+                              requires { requires std::same_as<typename C::pieces_of, C>; }) &&
+                          requires(C const& c, std::byte const* codes, std::byte const* scales, int channels, int first, std::uint32_t* words, float* to) {
   { C::piece_words } -> std::convertible_to<int>;
   { c.read_piece(codes, scales, channels, first, words) } -> std::same_as<void>;
   { c.decode_piece(words, channels, first, to) } -> std::same_as<void>;

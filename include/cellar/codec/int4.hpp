@@ -63,6 +63,7 @@ struct int4 {
     }
   }
 
+  using pieces_of = int4;
   static constexpr int piece_words = 5;  ///< Codes, then scale and minimum of the first and of the last channel's group.
   CELLAR_HD void read_piece(std::byte const* codes, std::byte const* scales, int, int first, std::uint32_t* words) const requires(Group >= 8) {
     words[0] = load_bytes<4>(codes + first / 2).words[0];

@@ -56,6 +56,7 @@ struct nvfp4 : cellar::detail::plain_query {
     }
   }
 
+  using pieces_of = nvfp4;
   static constexpr int piece_words = 2;
   CELLAR_HD void read_piece(std::byte const* codes, std::byte const* scales, int channels, int first, std::uint32_t* words) const {
     words[0] = load_bytes<4>(codes + first / 2).words[0];

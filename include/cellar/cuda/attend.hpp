@@ -484,7 +484,8 @@ void attend_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
     on.template launch<256>({1, heads, steps.count}, operation::finish_bytes<S, Rows>,
                             detail::finish_kernel<S, T, Rows>{rows, out, every ? nullptr : remainders});
   };
-  if (sizes.rows <= 4)
+  // Eight rows spare readings, but not every device has the shared memory: 99 KiB of a block is what all have.
+  if (operation::span_sizes<S, 8>::shared_bytes > 99 * 1024 || sizes.rows <= 4)
     run(std::integral_constant<int, 4>{});
   else
     run(std::integral_constant<int, 8>{});

@@ -156,7 +156,7 @@ class executor {
   static constexpr bool is_host = false;
   template <class T>
   using buffer = device_buffer<T>;
-  /// [count], zero. Waits for the stream.
+  /// [count], zero once the stream has come so far.
   template <class T>
   buffer<T> allocate(i64 count) const {
     buffer<T> b(memory_, count);
@@ -230,7 +230,7 @@ class executor {
     }
 
     step_table(step_table&&) = default;
-    step_table& operator=(step_table&&) = default;
+    step_table& operator=(step_table&&) = delete;  // what it replaced may still be read
     /// Waits for the stream: what a cache frees after this is no longer read.
     ~step_table() {
       if (steps_.data()) static_cast<void>(cudaStreamSynchronize(stream_));
@@ -303,10 +303,10 @@ class executor {
       if (i64 const n = last - first; n > 0) {
         auto* const from = reinterpret_cast<page_id*>(e.memory + used_);
         std::copy_n(table.data + first, n, from);
-        std::copy_n(table.data + first, n, known + first);
         used_ += n * i64(sizeof(page_id));
         check(cudaMemcpyAsync(pages_.data() + slot * pages_per_sequence_ + first, from, std::size_t(n) * sizeof(page_id), cudaMemcpyHostToDevice, on.stream()),
               "plan: copying a page table");
+        std::copy_n(table.data + first, n, known + first);
       }
       return {pages_.data() + slot * pages_per_sequence_, table.count};
     }

@@ -41,7 +41,7 @@ struct resolved {
   std::int32_t *slot_of = nullptr, *misses = nullptr, *missing = nullptr;  // [items, selected], [items, selected], [items]
   logical_block* victims = nullptr;                                        // [items, selected]
   resident_runs* resident = nullptr;                                       // [items, selected]
-  std::uint32_t* counted = nullptr;                                        // hits, misses
+  unsigned long long* counted = nullptr;                                   // hits, misses
 };
 
 template <offloading_scheme S>
@@ -66,8 +66,8 @@ struct resolve_kernel {
     }
     if (t.rank() == 0) {
       to.missing[item] = std::int32_t(missing);
-      t.atomic_add(&to.counted[0], std::uint32_t(count - missing));
-      t.atomic_add(&to.counted[1], std::uint32_t(missing));
+      t.atomic_add(&to.counted[0], static_cast<unsigned long long>(count - missing));
+      t.atomic_add(&to.counted[1], static_cast<unsigned long long>(missing));
     }
   }
 };
@@ -118,7 +118,8 @@ class run_pools {
     all_ = {map, nullptr, nullptr, sizes.blocks, std::min(sizes.blocks, std::max(sizes.selected, l.pool_runs / pools))};
     bookkeeping_ = on.template allocate<std::byte>(pools * operation::run_pool::head_bytes(all_.blocks, all_.slots));
     runs_ = on.template allocate<std::byte>(pools * round_up(all_.slots * map.geometry().slice_bytes(), 16));
-    words_ = on.template allocate<std::int32_t>(items * (3 * selected_ + 1) + 2);
+    words_ = on.template allocate<std::int32_t>(items * (3 * selected_ + 1));
+    counted_ = on.template allocate<unsigned long long>(2);
     resident_ = on.template allocate<resident_runs>(items * selected_);
     std::int32_t* const w = words_.data();
     found_ = {w,
@@ -126,7 +127,7 @@ class run_pools {
               w + 2 * items * selected_,
               reinterpret_cast<logical_block*>(w + 2 * items * selected_ + items),
               resident_.data(),
-              reinterpret_cast<std::uint32_t*>(w + items * (3 * selected_ + 1))};
+              counted_.data()};
   }
   i64 bytes() const { return i64(bookkeeping_.size() + runs_.size()); }
 
@@ -147,10 +148,10 @@ class run_pools {
   }
   /// Selected runs that were near and that were not, since the cache was made. Waits.
   void count(On const& on, i64& hits, i64& misses) const {
-    std::uint32_t both[2] = {};
+    unsigned long long both[2] = {};
     if (layers_ > 0) on.download(both, found_.counted, sizeof both);
-    hits = both[0];
-    misses = both[1];
+    hits = i64(both[0]);
+    misses = i64(both[1]);
   }
 
  private:
@@ -165,6 +166,7 @@ class run_pools {
   detail::layer_pools<S> all_;
   typename On::template buffer<std::byte> bookkeeping_, runs_;
   typename On::template buffer<std::int32_t> words_;
+  typename On::template buffer<unsigned long long> counted_;
   typename On::template buffer<resident_runs> resident_;
   detail::resolved found_;
   int layers_ = 0;

@@ -235,6 +235,7 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
   locate(place_of(begin), all_positions);
   t.sync();
   read_ahead(place_of(begin));
+  t.sync();  // before the next chunk's places are written over these; within the loop other barriers see to that
   for (i64 c = begin; c < end; ++c) {
     auto const place = place_of(c);
     auto const [is_far, first, n] = place;

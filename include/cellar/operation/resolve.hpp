@@ -49,7 +49,7 @@ inline constexpr i64 resolve_bytes = select::top_k::shared_bytes + 64;
 /// Finds the selected blocks' runs, and gives those that are not there the slots used longest ago, ties to the lowest.
 ///
 /// Shapes      ids ascending; written: slot_of [ids.count], and misses [the returned count], places in ids, ascending
-/// Requires    ids.count <= pool.slots; `step` above that of every earlier call, below 2^24; shared memory of resolve_bytes; victims [ids.count]
+/// Requires    ids.count <= pool.slots; `step` not below that of any earlier call, below 2^24; shared memory of resolve_bytes; victims [ids.count]
 /// Effects     a body over a team. Returns the number of misses, on every member; their runs are to be fetched
 /// Complexity  O(ids + slots)
 template <team Team>
@@ -65,17 +65,19 @@ CELLAR_HD i64 resolve(Team& t, row_view<logical_block const> ids, run_pool const
     if (i < ids.count) {
       slot_of[i] = slot;
       if (slot >= 0)
-        pool.stamps[slot] = now;
+        pool.stamps[slot] = -infinity;  // no victim, whatever else this step has used
       else
         misses[missing + before] = std::int32_t(i);
     }
     missing += total;
   }
   t.sync();
-  if (missing == 0) return 0;
-  select::top_k{missing}(t, row_view<float const>{pool.stamps, pool.slots}, row_view<logical_block>{victims, missing});
+  if (missing > 0) select::top_k{missing}(t, row_view<float const>{pool.stamps, pool.slots}, row_view<logical_block>{victims, missing});
   t.sync();
-  for (i64 m = t.rank(); m < missing; m += t.size()) {  // no victim holds a selected block: those are stamped now
+  for (i64 i = t.rank(); i < ids.count; i += t.size())
+    if (slot_of[i] >= 0) pool.stamps[slot_of[i]] = now;
+  t.sync();
+  for (i64 m = t.rank(); m < missing; m += t.size()) {  // no victim holds a selected block
     i64 const slot = number(victims[m]), i = misses[m];
     if (logical_block const old = pool.holders[slot]; number(old) >= 0) pool.where[number(old)] = -1;
     pool.holders[slot] = ids[i];

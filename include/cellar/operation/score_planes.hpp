@@ -11,6 +11,7 @@ namespace cellar::inline CELLAR_ABI::operation {
 /// Whether a scheme's scores are formed so: its summary says what scalars a tile has and how many channels, against queries prepared as floats (row, channel).
 template <offloading_scheme S>
 inline constexpr bool scores_planes = S::select::reads_scores&& requires {
+  requires std::same_as<typename S::summary::plain_tiles_of, typename S::summary>;
   typename S::summary::tile_scalar;
   requires S::summary::tile_blocks == 16;
   requires S::summary::tile_channels(S::head_dim)

@@ -12,6 +12,7 @@ template <storage_scalar Scalar = bf16>
 struct box_digest {
   static constexpr bool is_upper_bound = false;
   static constexpr int tile_blocks = min_max<Scalar>::tile_blocks;
+  using plain_tiles_of = box_digest;  ///< A tile is plain scalars, for itself only: what derives from it may score otherwise.
   using tile_scalar = Scalar;
   CELLAR_HD static constexpr int tile_channels(int head_dim) { return min_max<Scalar>::tile_channels(head_dim); }
 

@@ -12,6 +12,7 @@ template <storage_scalar Scalar = bf16>
 struct mean : cellar::detail::plain_queries {
   static constexpr bool is_upper_bound = false;
   static constexpr int tile_blocks = 16;
+  using plain_tiles_of = mean;  ///< A tile is plain scalars, for itself only: what derives from it may score otherwise.
   using tile_scalar = Scalar;
   CELLAR_HD static constexpr int tile_channels(int head_dim) { return head_dim; }  ///< Of a tile, [channel][block].
 

@@ -14,6 +14,7 @@ template <storage_scalar Scalar = bf16>
 struct min_max {
   static constexpr bool is_upper_bound = true;
   static constexpr int tile_blocks = 16;
+  using plain_tiles_of = min_max;  ///< A tile is plain scalars, for itself only: what derives from it may score otherwise.
   using tile_scalar = Scalar;
   CELLAR_HD static constexpr int tile_channels(int head_dim) { return 2 * head_dim; }  ///< Of a tile, [channel][block]: low and high bounds by turns.
 

@@ -21,7 +21,7 @@ class host_memory {
   host_memory(int layers, i64 bytes_per_layer) : bytes_(bytes_per_layer) {
     layers_.reserve(std::size_t(layers));
     for (int i = 0; i < layers; ++i) {
-      layers_.emplace_back(static_cast<std::byte*>(::operator new(std::size_t(bytes_), alignment(bytes_))), deleter{alignment(bytes_)});
+      layers_.emplace_back(static_cast<std::byte*>(::operator new(std::size_t(round_up(bytes_, page)), alignment(bytes_))), deleter{alignment(bytes_)});
 #ifdef MADV_HUGEPAGE
       if (bytes_ >= huge_page) ::madvise(layers_.back().get(), std::size_t(bytes_ / huge_page * huge_page), MADV_HUGEPAGE);  // a wish: refusal changes nothing
 #endif
@@ -32,8 +32,8 @@ class host_memory {
   std::byte const* data(int layer) const { return layers_[std::size_t(layer)].get(); }
 
  private:
-  static constexpr i64 huge_page = i64{1} << 21;
-  static constexpr std::align_val_t alignment(i64 bytes) { return std::align_val_t(bytes >= huge_page ? huge_page : 64); }
+  static constexpr i64 page = 4096, huge_page = i64{1} << 21;  // whole pages: a device's executor pins them
+  static constexpr std::align_val_t alignment(i64 bytes) { return std::align_val_t(bytes >= huge_page ? huge_page : page); }
   struct deleter {
     std::align_val_t alignment;
     void operator()(std::byte* p) const { ::operator delete(p, alignment); }
