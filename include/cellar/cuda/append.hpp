@@ -105,6 +105,8 @@ struct seal_step_kernel {
 /// Pages of a prompt, one page and head after another in each of `at_once` blocks.
 template <offloading_scheme S>
 struct seal_pages_kernel {
+  static constexpr int resident_blocks(int) { return 2; }
+
   memory_map<S> map;
   prompt_layer<S> layer;
   sequence_step step;

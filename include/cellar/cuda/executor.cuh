@@ -32,8 +32,23 @@ inline void check(cudaError_t result, char const* operation) {
 
 namespace detail {
 
+#ifdef __CUDA_ARCH__
+inline constexpr int compute_capability = __CUDA_ARCH__ / 10;
+#else
+inline constexpr int compute_capability = 0;
+#endif
+/// Blocks of a multiprocessor that a kernel is compiled for at least, 0: as many as ptxas likes. Where it is left to that, it spills a few registers of small
+/// kernels to fit one block more.
 template <int Threads, class Kernel>
-__global__ void __launch_bounds__(Threads) run_kernel(__grid_constant__ Kernel const kernel) {
+constexpr int resident_blocks(int capability) {
+  if constexpr (requires { Kernel::resident_blocks(capability); })
+    return Kernel::resident_blocks(capability);
+  else
+    return std::clamp(65536 / (Threads * 80), 1, 16);
+}
+
+template <int Threads, class Kernel>
+__global__ void __launch_bounds__(Threads, (resident_blocks<Threads, Kernel>(compute_capability))) run_kernel(__grid_constant__ Kernel const kernel) {
   block_team<Threads> t;
   kernel(t, grid_place{blockIdx.x, blockIdx.y, blockIdx.z});
 }
