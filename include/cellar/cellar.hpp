@@ -16,6 +16,7 @@
 #include "cellar/host/append.hpp"
 #include "cellar/host/attend.hpp"
 #include "cellar/host/executor.hpp"
+#include "cellar/host/reuse.hpp"
 #include "cellar/host/sequence.hpp"
 #include "cellar/host/snapshot.hpp"
 #include "cellar/host/thread_pool.hpp"

@@ -46,8 +46,13 @@ struct watched {
     cache.append(on, layer, packed_heads<float const>(ref.row(data.keys, data, layer, p), 1, 1, d),
                  packed_heads<float const>(ref.row(data.values, data, layer, p), 1, 1, d));
   }
+  std::vector<float> query(int layer, i64 length) const { return random_numbers(std::uint64_t(length * 100 + layer)).normals(2 * d, 2); }
+  void select(int layer, i64 length) {
+    auto const q = query(layer, length);
+    cache.select(on, layer, packed_heads<float const>(q.data(), 1, 2, d));
+  }
   std::vector<std::int64_t> attend(int layer) {
-    auto const q = random_numbers(std::uint64_t(cache.length(id) * 100 + layer)).normals(2 * d, 2);
+    auto const q = query(layer, cache.length(id));
     std::vector<float> out(q.size());
     cache.attend(on, layer, packed_heads<float const>(q.data(), 1, 2, d), packed_heads(out.data(), 1, 2, d));
     std::vector<std::int64_t> chosen;
@@ -94,6 +99,62 @@ TEST_CASE("one selection serves its steps of a sequence, and is made anew after 
       CHECK(a == last);
     last = a;
   }
+}
+
+TEST_CASE("a step attends to what was selected after the step before, by its query, and selects itself where nothing was") {
+  watched<sharing<16, 1, 2>> ahead(2);
+  watched<sharing<16, 1, 1>> alone(2);
+  ids before;
+  for (int i = 0; i < 24; ++i) {
+    auto const a = ahead.step(), b = alone.step();
+    CHECK(a == (i == 0 || i == 9 ? b : before));
+    before = b;
+    if (i == 8) continue;  // what was selected in step 7 serves step 8 and no later one
+    for (int layer = 0; layer < 2; ++layer) ahead.select(layer, ahead.cache.length(ahead.id));
+  }
+}
+
+TEST_CASE("a layer attends to what was selected ahead in the same step, among the blocks that it had before") {
+  watched<sharing<16, 1, 2>> ahead(2);
+  watched<sharing<16, 1, 1>> alone(2);
+  watched<sharing<16, 1, 2>> all(2, {.tokens = 300, .window = 4});
+  int sealing = 0;
+  for (int i = 0; i < 40; ++i) {
+    i64 const sealed = ahead.cache.sealed_blocks(ahead.id);
+    ahead.plan(), alone.plan(), all.plan();
+    for (int layer = 0; layer < 2; ++layer) {
+      ahead.select(layer, ahead.cache.length(ahead.id));  // not appended yet
+      all.select(layer, all.cache.length(all.id));
+      ahead.append(layer), alone.append(layer), all.append(layer);
+      CHECK(i64(all.attend(layer).size()) == sealed);
+      auto const a = ahead.attend(layer), b = alone.attend(layer);
+      CHECK(std::all_of(a.begin(), a.end(), [&](std::int64_t id) { return id < sealed; }));
+      if (ahead.cache.sealed_blocks(ahead.id) == sealed)
+        CHECK(a == b);
+      else
+        ++sealing;
+      ahead.select(layer, ahead.cache.length(ahead.id));  // now it is
+      CHECK(ahead.attend(layer) == b);
+    }
+  }
+  CHECK(sealing > 0);
+}
+
+TEST_CASE("selecting ahead is refused where no step is planned, and in a layer that shares a selection, and does nothing in dense layers") {
+  watched<sharing<16, 2, 2>> w(5, {.tokens = 48, .window = 4, .dense_layers = 1});
+  CHECK_THROWS_WITH(w.cache.select(w.on, 1, packed_heads<float const>(nullptr, 1, 2, 16)), contains("plan a step first"));
+  w.plan();
+  CHECK_THROWS_WITH(w.select(2, 1), contains("shares the selection"));
+  CHECK_THROWS_WITH(w.select(5, 1), contains("no such layer"));
+  std::vector<float> q(32, undefined);
+  CHECK_THROWS_WITH(w.cache.select(w.on, 1, packed_heads<float const>(q.data(), 1, 2, 16)), contains("NaN"));
+  CHECK_THROWS_WITH(w.cache.select(w.on, 1, packed_heads<float const>(q.data(), 1, 1, 16)), contains("query_heads"));
+  CHECK_NOTHROW(w.select(0, 1));
+  for (int layer = 0; layer < 5; ++layer) w.append(layer);
+  CHECK(w.attend(0).empty());
+  CHECK_THROWS_WITH(w.attend(2), contains("shares the selection"));
+  w.select(1, 7);
+  CHECK(!w.attend(2).empty());
 }
 
 TEST_CASE("sequences of one batch keep the ids of their own steps, attended exactly") {

@@ -7,7 +7,7 @@ if(NOT NVCC)
 endif()
 set(architectures 80 86 89 90 100 120)
 set(step append_kernel prepare_kernel prepare_points_kernel score_points_kernel score_planes_kernel reduce_kernel count_kernel collect_kernel write_kernel
-         select_kernel resolve_kernel fetch_kernel attend_kernel finish_kernel seal_step_kernel)
+         select_kernel resolve_kernel fetch_kernel attend_kernel finish_kernel seal_step_kernel selecting_steps_kernel keep_kernel)
 set(targets)
 foreach(architecture IN LISTS architectures)
   list(APPEND targets -gencode arch=compute_${architecture},code=sm_${architecture})

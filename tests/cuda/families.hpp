@@ -86,4 +86,16 @@ void compositions(Device const& on) {
   check<small_grid, float>(on, 18);
 }
 
+template <int Layers, i64 Steps>
+struct shared : scheme::quest<64, float> {
+  static constexpr bool keeps_generated = false;
+  using reuse = selects::reuse_ids<Layers, Steps>;
+};
+template <class Device>
+void reuse(Device const& on) {
+  check<shared<2, 3>, float>(on, 19, {.layers = 4});
+  if (!against_host::is_short) check<shared<1, 2>, float>(on, 20, {.selects = against_host::ahead::after_attend});
+  check<shared<1, 2>, float>(on, 21, {.selects = against_host::ahead::before_append, .selected_tokens = 400});  // none that is not there yet
+}
+
 }  // namespace families

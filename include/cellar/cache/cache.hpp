@@ -93,22 +93,14 @@ class cache {
         remainders_(on.template allocate<attention::softmax_state>(Scheme::remainder::estimates ? limits_.step_sequences * shape.kv_heads * sizes_.rows : 0)),
         workspace_(on.template allocate<std::byte>(step_workspace_bytes<Scheme>(on, shape, limits_, budget_) + 64)),
         run_pools_(on, map_, limits_, sizes_),
+        kept_(on, map_, limits_, budget_, sizes_),
         published_(on, limits_.sequences, limits_.step_sequences, pages_per_sequence()),
         worker_statistics_(std::size_t(on.workers())),
         is_appended_(std::size_t(shape.layers)) {
     steps_.reserve(std::size_t(limits_.step_sequences));
-    static_assert(Executor::is_host || (Scheme::reuse::layers == 1 && Scheme::reuse::steps == 1),
-                  "cellar: on a device every layer and step selects anew; use a scheme without reuse_ids, or host::executor");
     if constexpr (!Scheme::tier::is_directly_readable) {
       resident_.resize(ids_.size());
       misses_.reserve(2 * ids_.size());
-    }
-    if constexpr (reuses) {
-      i64 const slots = ceil_div(shape.layers, Scheme::reuse::layers) * limits_.sequences;
-      kept_ids_.resize(std::size_t(slots * shape.kv_heads * sizes_.selected));
-      kept_counts_.resize(std::size_t(slots * shape.kv_heads));
-      kept_in_.assign(std::size_t(slots), -1);
-      selecting_.reserve(std::size_t(limits_.step_sequences));
     }
     for (i64 p = pages_; p-- > 0;) free_pages_.push_back(page_id(p));
   }
@@ -228,6 +220,7 @@ class cache {
     }
     step_tokens_ = row;
     forget_layers();
+    kept_.begin_step(on);
     current_ = published_.publish(on, row_view<sequence_step const>{steps_.data(), i64(steps_.size())});
   }
 
@@ -251,7 +244,7 @@ class cache {
         s.length = step.length - step.new_tokens;
         s.sealed = step.sealed_before;
         s.kept_tokens = step.kept_tokens;
-        forget_selection(step.slot);
+        kept_.forget(step.slot);
         give_pages(s, step.slot, used_pages(s));
       }
     end_step();
@@ -304,8 +297,8 @@ class cache {
     attention::softmax_state* const remainders = Scheme::remainder::estimates ? remainders_.data() : nullptr;
     if constexpr (!operation::selects_everything<Scheme>)
       if (!attends_everything_) {
-        if constexpr (reuses)
-          select_or_reuse<T>(on, layer, q, per_worker);
+        if constexpr (keeps_selections)
+          kept_.template select<T>(on, map_, memory(layer), steps, q, sizes_, workspace(), ids_.data(), counts_.data(), per_worker);
         else
           select_blocks<Scheme, T>(on, map_, memory(layer), steps, q, sizes_, workspace(), ids_.data(), counts_.data(), per_worker, remainders);
       }
@@ -319,6 +312,43 @@ class cache {
                                resident_.data(), remainders);
     }
     if (observer_) collect();
+  }
+
+  /// Selects ahead of attend, by queries that came before: the next attend of this layer, in the planned step or in the one after it, takes this selection,
+  /// and finds its blocks near. For an engine that hides scoring and fetching behind other work: after attend by the step's own queries, for the next step;
+  /// before attend by an estimate, such as the layer's projection of what the layer before it read.
+  ///
+  /// On a device it may run on a stream beside attend calls of other layers: it comes after the step's append and attend of this layer, where they are called
+  /// before it, and ends before the next attend of this layer, the next call of select and the next plan; cuda::completion orders streams.
+  ///
+  /// Shapes    q [step tokens, query_heads, head_dim]
+  /// Requires  a scheme whose selections serve more than one layer or step: select::reuse_ids<1, 2> keeps one for the step after its own. Of layers that
+  ///           share a selection, the first
+  /// Effects   as those of attend. Blocks that the step seals in this layer are among the choice where it is appended. Nothing in dense layers
+  /// Errors    those of the tier: the selection stands, and attend fetches what is missing
+  /// Source    FreeKV (arXiv:2505.13109) selects by the step before, InfiniGen (arXiv:2406.19707) by the layer before
+  template <class T>
+    requires storage_scalar<std::remove_const_t<T>>
+  void select(Executor const& on, int layer, heads_view<T> q) {
+    using Scalar = std::remove_const_t<T>;
+    static_assert(keeps_selections, "cellar: the scheme selects anew in every layer and step, so nothing can be selected ahead: give it reuse_ids<1, 2>");
+    expects(step_tokens_ > 0, "select: plan a step first");
+    check_layer(layer);
+    check_step_rows(q, map_.shape.query_heads, "select: queries must be [step tokens, query_heads, head_dim]");
+    check_workers(on);
+    expects(!Executor::is_host || are_storable<Scalar>(on, heads_view<Scalar const>(q), largest<float>), "select: a query is NaN or infinite");
+    if (layer < budget_.dense_layers) return;
+    expects((layer - budget_.dense_layers) % Scheme::reuse::layers == 0, "select: this layer shares the selection of an earlier one: select there");
+    bool const is_appended = is_appended_[std::size_t(layer)];
+    if constexpr (Executor::is_host) {
+      attends_everything_ = false;
+      kept_.template select_ahead<Scalar>(on, map_, memory(layer), current_, is_appended, q, sizes_, workspace(), ids_.data(), counts_.data(),
+                                          observer_ ? worker_statistics_.data() : nullptr);
+      if constexpr (!Scheme::tier::is_directly_readable) make_resident(on, layer);
+    } else {
+      auto const chosen = kept_.template select_ahead<Scalar>(on, map_, memory(layer), current_, is_appended, q, sizes_);
+      run_pools_.bring(on, memory(layer), chosen.steps, chosen.ids, chosen.counts, true);
+    }
   }
 
   /// Brings far blocks of a sequence into the near pool of a layer, for an engine that knows what comes next. Blocks for which all of the pool is in use
@@ -388,7 +418,7 @@ class cache {
     s.kept_tokens = kept;
     s.prompt_tokens = std::min(s.prompt_tokens, length);
     if constexpr (Scheme::outliers::keeps_outliers) drop_outliers<Scheme>(on, map_, view, number(id), sealed);
-    if constexpr (reuses) drop_kept_ids(number(id), sealed);
+    if constexpr (keeps_selections) kept_.drop(on, number(id), sealed);
     give_pages(s, number(id), used_pages(s));
   }
 
@@ -482,7 +512,7 @@ class cache {
     }
     sequence& s = sequences_[std::size_t(number(id))];
     give_pages(s, number(id), 0);
-    forget_selection(number(id));
+    kept_.forget(number(id));
     s = {};
   }
 
@@ -491,7 +521,8 @@ class cache {
   /// Collects into `to` from now on; null stops. The object must outlive its use.
   void observe(statistics* to) requires(Executor::is_host) { observer_ = to; }
 
-  /// The blocks that the last attend read for a sequence of the batch and a KV head, ascending; nullopt: all of them. Valid until the next call.
+  /// The blocks that the last attend read, or a select after it chose, for a sequence of the batch and a KV head, ascending; nullopt: all of them. Valid until
+  /// the next call.
   std::optional<row_view<logical_block const>> selected(i64 batch_index, int kv_head) const requires(Executor::is_host) {
     expects(batch_index >= 0 && batch_index < i64(steps_.size()), "selected: the step has no such sequence");
     expects(kv_head >= 0 && kv_head < map_.shape.kv_heads, "selected: no such KV head");
@@ -625,55 +656,6 @@ class cache {
   }
   bool is_in_step(sequence_id id) const {
     return std::any_of(steps_.begin(), steps_.end(), [&](sequence_step const& step) { return step.slot == number(id); });
-  }
-  /// The selection of a layer's step: anew where it is due, else that of the layer and step that it is shared with.
-  template <class T>
-  void select_or_reuse(Executor const& on, int layer, heads_view<T const> q, statistics* per_worker) {
-    int const among = layer - budget_.dense_layers, heads = map_.shape.kv_heads;
-    i64 const source = among / Scheme::reuse::layers;
-    auto const kept = [&](sequence_step const& step) { return source * limits_.sequences + step.slot; };
-    auto const age = [&](sequence_step const& step) {  // steps since the selection; at least Steps where there is none
-      i64 const in = kept_in_[std::size_t(kept(step))];
-      return in < 0 ? Scheme::reuse::steps : sequences_[std::size_t(step.slot)].steps - in;
-    };
-    selecting_.clear();
-    if (among % Scheme::reuse::layers == 0) {
-      for (sequence_step const& step : steps_)
-        if (age(step) == 0 || age(step) >= Scheme::reuse::steps) selecting_.push_back(step);
-    } else {
-      for (sequence_step const& step : steps_)
-        expects(age(step) < Scheme::reuse::steps, "attend: this layer shares the selection of an earlier one, which is to be attended first");
-    }
-    if (!selecting_.empty()) {
-      select_blocks<Scheme, T>(on, map_, memory(layer), row_view<sequence_step const>{selecting_.data(), i64(selecting_.size())}, q, sizes_, workspace(),
-                               ids_.data(), counts_.data(), per_worker);
-      for (std::size_t i = 0; i < selecting_.size(); ++i) {
-        i64 const to = kept(selecting_[i]);
-        std::copy_n(ids_.begin() + i64(i) * heads * sizes_.selected, heads * sizes_.selected, kept_ids_.begin() + to * heads * sizes_.selected);
-        std::copy_n(counts_.begin() + i64(i) * heads, heads, kept_counts_.begin() + to * heads);
-        kept_in_[std::size_t(to)] = sequences_[std::size_t(selecting_[i].slot)].steps;
-      }
-    }
-    for (std::size_t i = 0; i < steps_.size(); ++i)
-      for (int head = 0; head < heads; ++head) {
-        i64 const item = i64(i) * heads + head, from = kept(steps_[i]) * heads + head, n = kept_counts_[std::size_t(from)];
-        std::copy_n(kept_ids_.data() + from * sizes_.selected, n, ids_.begin() + item * sizes_.selected);
-        std::fill_n(ids_.begin() + item * sizes_.selected + n, sizes_.selected - n, logical_block{-1});
-        counts_[std::size_t(item)] = n;
-      }
-  }
-  /// Kept ids of blocks that are truncated: what seals there again is another block.
-  void drop_kept_ids(i64 slot, i64 sealed) {
-    i64 const heads = map_.shape.kv_heads;
-    for (i64 kept = slot; kept < i64(kept_in_.size()); kept += limits_.sequences)
-      for (i64 item = kept * heads; item < (kept + 1) * heads; ++item) {
-        auto const* const ids = kept_ids_.data() + item * sizes_.selected;
-        i64& n = kept_counts_[std::size_t(item)];
-        while (n > 0 && number(ids[n - 1]) >= sealed) --n;
-      }
-  }
-  void forget_selection(i64 slot) {
-    for (std::size_t i = std::size_t(slot); i < kept_in_.size(); i += std::size_t(limits_.sequences)) kept_in_[i] = -1;
   }
   /// A step is planned and lacks layers.
   bool is_open() const { return step_tokens_ > 0 && appended_layers_ < map_.shape.layers; }
@@ -939,6 +921,8 @@ class cache {
     }
   }
 
+  static constexpr bool keeps_selections = operation::keeps_selections<Scheme>;
+
   cellar::limits limits_;
   cellar::budget budget_;
   template <class T>
@@ -962,15 +946,11 @@ class cache {
   std::vector<miss> misses_;
   std::vector<resident_runs> resident_;          // beside ids_
   buffer<attention::softmax_state> remainders_;  // [batch][kv_head][query row]
-  // Where ids serve several layers or steps: those of each selecting layer and sequence, and the sequence's step that they were selected in.
-  static constexpr bool reuses = Scheme::reuse::layers > 1 || Scheme::reuse::steps > 1;
-  std::vector<logical_block> kept_ids_;
-  std::vector<i64> kept_counts_, kept_in_;
-  std::vector<sequence_step> selecting_;
   buffer<std::byte> workspace_;
-  typename Executor::template run_pools<Scheme> run_pools_;  // of a device
-  typename Executor::step_table published_;                  // after all memory: where it waits for a device, nothing has been freed yet
-  row_view<sequence_step const> current_;                    // steps_ where the executor reads them
+  typename Executor::template run_pools<Scheme> run_pools_;   // of a device
+  typename Executor::template kept_selections<Scheme> kept_;  // nothing where every layer and step selects
+  typename Executor::step_table published_;                   // after all memory: where it waits for a device, nothing has been freed yet
+  row_view<sequence_step const> current_;                     // steps_ where the executor reads them
   std::vector<statistics> worker_statistics_;
   std::vector<sequence_step> steps_;
   std::vector<char> is_appended_;  // a layer

@@ -10,6 +10,7 @@
 
 #include "cellar/cuda/device.hpp"
 #include "cellar/cuda/resolve.hpp"
+#include "cellar/cuda/reuse.hpp"
 #include "cellar/cuda/team.cuh"
 
 namespace cellar::inline CELLAR_ABI {
@@ -187,6 +188,8 @@ class executor {
 
   template <class Scheme>
   using run_pools = cuda::run_pools<Scheme, executor>;
+  template <class Scheme>
+  using kept_selections = cuda::kept_selections<Scheme, executor>;
 
   /// A tier's memory, where a device reads it: pinned while this lives, piece by piece.
   ///
@@ -347,6 +350,37 @@ class executor {
 };
 
 static_assert(device<executor>);
+
+/// A point of a stream that other streams, or the host, can wait for: made once, recorded as often as wanted. Within a capture it forks and joins streams.
+///
+/// Errors  cuda_error from every call
+class completion {
+ public:
+  completion() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cuda::completion: creating an event"); }
+  completion(completion&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
+  completion& operator=(completion&& other) noexcept {
+    std::swap(event_, other.event_);
+    return *this;
+  }
+  ~completion() {
+    if (event_) static_cast<void>(cudaEventDestroy(event_));
+  }
+  /// Of all that is enqueued so far.
+  void record(executor const& on) { check(cudaEventRecord(event_, on.stream()), "cuda::completion: recording an event"); }
+  /// What is enqueued from now on comes after the last record; no wait where there was none.
+  void wait(executor const& on) const { check(cudaStreamWaitEvent(on.stream(), event_, 0), "cuda::completion: waiting on a stream"); }
+  /// Whether all that was recorded is done. Not within a capture.
+  bool is_done() const {
+    cudaError_t const result = cudaEventQuery(event_);
+    if (result != cudaErrorNotReady) check(result, "cuda::completion: asking for an event");
+    return result == cudaSuccess;
+  }
+  /// Waits on the host.
+  void synchronize() const { check(cudaEventSynchronize(event_), "cuda::completion: waiting on the host"); }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
 
 }  // namespace cuda
 }  // namespace cellar

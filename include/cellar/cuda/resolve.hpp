@@ -118,16 +118,19 @@ class run_pools {
     all_ = {map, nullptr, nullptr, sizes.blocks, std::min(sizes.blocks, std::max(sizes.selected, l.pool_runs / pools))};
     bookkeeping_ = on.template allocate<std::byte>(pools * operation::run_pool::head_bytes(all_.blocks, all_.slots));
     runs_ = on.template allocate<std::byte>(pools * round_up(all_.slots * map.geometry().slice_bytes(), 16));
-    words_ = on.template allocate<std::int32_t>(items * (3 * selected_ + 1));
     counted_ = on.template allocate<unsigned long long>(2);
-    resident_ = on.template allocate<resident_runs>(items * selected_);
-    std::int32_t* const w = words_.data();
-    found_ = {w,
-              w + items * selected_,
-              w + 2 * items * selected_,
-              reinterpret_cast<logical_block*>(w + 2 * items * selected_ + items),
-              resident_.data(),
-              counted_.data()};
+    i64 const words = items * (3 * selected_ + 1);
+    words_ = on.template allocate<std::int32_t>(words * steps_at_once);
+    resident_ = on.template allocate<resident_runs>(items * selected_ * steps_at_once);
+    for (i64 i = 0; i < steps_at_once; ++i) {
+      std::int32_t* const w = words_.data() + i * words;
+      found_[i] = {w,
+                   w + items * selected_,
+                   w + 2 * items * selected_,
+                   reinterpret_cast<logical_block*>(w + 2 * items * selected_ + items),
+                   resident_.data() + i * items * selected_,
+                   counted_.data()};
+    }
   }
   i64 bytes() const { return i64(bookkeeping_.size() + runs_.size()); }
 
@@ -135,21 +138,22 @@ class run_pools {
   void forget(On const& on, i64 slot, i64 first) const {
     for (int layer = 0; layer < layers_; ++layer) on.template launch<256>({all_.map.shape.kv_heads}, 0, detail::forget_kernel<S>{of(layer), slot, first});
   }
-  /// Has the selected runs of a step near. Null where nothing is kept.
-  resident_runs const* bring(On const& on, layer_memory<S> const& memory, row_view<sequence_step const> steps, logical_block const* ids,
-                             i64 const* counts) const {
+  /// Has the selected runs of a step near. Null where nothing is kept. `is_ahead`: for a later attend, beside the one of another layer.
+  resident_runs const* bring(On const& on, layer_memory<S> const& memory, row_view<sequence_step const> steps, logical_block const* ids, i64 const* counts,
+                             bool is_ahead = false) const {
     if (layers_ == 0) return nullptr;
+    detail::resolved const& found = found_[is_ahead ? steps_at_once - 1 : 0];
     auto const pools = of(memory.layer);
     i64 const heads = all_.map.shape.kv_heads;
-    on.template launch<256>({heads, steps.count}, operation::resolve_bytes, detail::resolve_kernel<S>{pools, steps.data, ids, counts, selected_, found_});
+    on.template launch<256>({heads, steps.count}, operation::resolve_bytes, detail::resolve_kernel<S>{pools, steps.data, ids, counts, selected_, found});
     on.template launch<128>({detail::fetch_kernel<S>::blocks, heads, steps.count}, 0,
-                            detail::fetch_kernel<S>{pools, memory, steps.data, ids, selected_, found_});
-    return found_.resident;
+                            detail::fetch_kernel<S>{pools, memory, steps.data, ids, selected_, found});
+    return found.resident;
   }
   /// Selected runs that were near and that were not, since the cache was made. Waits.
   void count(On const& on, i64& hits, i64& misses) const {
     unsigned long long both[2] = {};
-    if (layers_ > 0) on.download(both, found_.counted, sizeof both);
+    if (layers_ > 0) on.download(both, counted_.data(), sizeof both);
     hits = i64(both[0]);
     misses = i64(both[1]);
   }
@@ -168,7 +172,8 @@ class run_pools {
   typename On::template buffer<std::int32_t> words_;
   typename On::template buffer<unsigned long long> counted_;
   typename On::template buffer<resident_runs> resident_;
-  detail::resolved found_;
+  static constexpr i64 steps_at_once = operation::keeps_selections<S> ? 2 : 1;  // one that is attended, one that is selected ahead
+  detail::resolved found_[steps_at_once];
   int layers_ = 0;
   i64 sequences_ = 0, selected_ = 0;
 };

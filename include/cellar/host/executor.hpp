@@ -11,6 +11,9 @@
 
 namespace cellar::inline CELLAR_ABI::host {
 
+template <offloading_scheme S>
+class kept_selections;  // host/reuse.hpp
+
 namespace detail {
 /// As what an executor runs: a callable with a state, no function pointer.
 struct pool_item {
@@ -86,6 +89,8 @@ class executor {
       return nullptr;
     }
   };
+  template <class Scheme>
+  using kept_selections = host::kept_selections<Scheme>;
   struct step_table {
     step_table(executor const&, i64, i64, i64) {}
     row_view<sequence_step const> publish(executor const&, row_view<sequence_step const> steps) { return steps; }

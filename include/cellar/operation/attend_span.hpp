@@ -144,7 +144,9 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
   };
   // Where a chunk's rows lie.
   auto const locate = [&](chunk_place const& at_chunk, i64* positions) {
-    auto const [is_far, first, n] = at_chunk;
+    bool const is_far = at_chunk.is_far;
+    i64 const first = at_chunk.first;
+    int const n = at_chunk.count;
     if (is_far) {
       auto const locate = [&](int token_group, std::byte const** codes, std::byte const** scales, bool is_key) {
         for (int g = int(t.rank()); g * token_group < n; g += int(t.size())) {
@@ -238,7 +240,9 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
   t.sync();  // before the next chunk's places are written over these; within the loop other barriers see to that
   for (i64 c = begin; c < end; ++c) {
     auto const place = place_of(c);
-    auto const [is_far, first, n] = place;
+    bool const is_far = place.is_far;
+    i64 const first = place.first;
+    int const n = place.count;
     i64* const positions = all_positions + (c - begin) % 2 * chunk;
     bool const reads_now = (is_far && !reads_pieces) || n * pieces > ahead * int(t.size());  // the same on every member
 

@@ -87,6 +87,22 @@ inline constexpr bool selects_nothing = requires {
   requires S::select::is_nothing;
 };
 
+/// True where a selection serves more than one layer or step.
+template <offloading_scheme S>
+inline constexpr bool keeps_selections = S::reuse::layers > 1 || S::reuse::steps > 1;
+
+/// Layers that select, the others take their ids.
+template <offloading_scheme S>
+constexpr i64 selecting_layers(model_shape const& shape, budget const& b) {
+  return ceil_div(std::max(0, shape.layers - b.dense_layers), S::reuse::layers);
+}
+
+/// Whether a sequence's kept selection has served its steps. made_in: the step (sequence_step::number, counted from 1) that it was made in; 0: there is none.
+template <offloading_scheme S>
+CELLAR_HD constexpr bool is_selection_due(i64 made_in, i64 step) {
+  return made_in == 0 || step - made_in >= S::reuse::steps;
+}
+
 /// The scratch of a decode step within these capacities.
 template <offloading_scheme S>
 decode_workspace<S> workspace_for(model_shape const& shape, limits const& l, budget const& b) {

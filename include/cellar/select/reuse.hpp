@@ -16,7 +16,9 @@ namespace select {
 
 /// One selection for `Layers` consecutive layers (after the dense ones) and `Steps` consecutive steps of a sequence.
 ///
-/// The first of the layers selects; attend it before the others. Blocks that seal in between wait for the next selection.
+/// The first of the layers selects; attend it before the others. Blocks that seal in between wait for the next selection. A selection counts from the step
+/// that it was made in, by attend where none is left, or ahead of it by cache::select: with Steps = 2, a call of that after each attend has every step
+/// attend to what the query before it chose.
 ///
 /// Source  OmniKV and TidalDecode (arXiv:2410.05076) share ids among layers, HShare among layers and steps
 template <int Layers = 1, i64 Steps = 1>
