@@ -135,6 +135,7 @@ class device {
 
   int workers() const { return 1; }
   int multiprocessors() const { return 1; }
+  static constexpr cellar::i64 grid_side = 65535;
   void wait() const {
     if (streams_) streams_->wait(stream_);
   }
@@ -149,6 +150,7 @@ class device {
   template <int Threads, class Kernel>
   void launch(cellar::cuda::grid_size blocks, cellar::i64 shared, Kernel const& kernel) const {
     if (blocks.x * blocks.y * blocks.z == 0) return;
+    if (blocks.x >= 1ll << 31 || blocks.y > grid_side || blocks.z > grid_side) throw std::logic_error("emulator: a grid that no device launches");
     enqueue([blocks, shared, kernel, order = order_] {
       auto const body = [&](team& t) {
         cellar::i64 const at = t.block();

@@ -623,6 +623,9 @@ class cache {
     l.generated_tokens = l.generated_tokens == 0 ? l.tokens : std::min(l.generated_tokens, l.tokens);
     l.step_sequences = l.step_sequences == 0 ? l.sequences : std::min<i64>(l.step_sequences, l.sequences);
     l.step_tokens = std::min(l.step_tokens, l.tokens);
+    if constexpr (!Executor::is_host)  // four query rows and a KV head on one side of a grid, sequences on another
+      expects(std::max(l.step_sequences, ceil_div(shape.group() * l.step_tokens, 4) * shape.kv_heads) <= Executor::grid_side,
+              "limits: a device's launch holds 65535 sequences, and kv_heads * ceil(group * step_tokens / 4) up to 65535; lower step_sequences or step_tokens");
     return l;
   }
   /// Whether some layer never reads far blocks.

@@ -32,6 +32,7 @@ concept device = !D::is_host && requires(D const& on, std::byte* to, std::byte c
   on.upload(static_cast<void*>(to), from, n);                         // from the host; waits
   { on.template allocate<float>(n).data() } -> std::same_as<float*>;  // owned device memory, zero
   { on.multiprocessors() } -> std::convertible_to<int>;
+  { D::grid_side } -> std::convertible_to<i64>;  // blocks in a grid's second and third side, at most
   on.wait();
 };
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cellar/cuda/device.hpp"
+#include "cellar/cuda/pinned_memory.hpp"
 #include "cellar/cuda/resolve.hpp"
 #include "cellar/cuda/reuse.hpp"
 #include "cellar/cuda/team.cuh"
@@ -126,6 +127,7 @@ class executor {
   cudaStream_t stream() const { return stream_; }
   memory_resource const& memory() const { return memory_; }
   int multiprocessors() const { return multiprocessors_; }
+  static constexpr i64 grid_side = 65535;  ///< The second and third side of a launch, at most.
   int shared_bytes() const { return shared_bytes_; }  ///< Of a block, at most.
   /// The same on another stream. Ordering among streams is the caller's.
   executor on_stream(cudaStream_t stream) const {
@@ -200,37 +202,27 @@ class executor {
                   "cellar: a device attends to far memory in place: use a tier that is read so, such as tier::host_memory, or host::executor");
 
    public:
-    reached(executor const& on, Tier& far, int layers) {
+    reached(executor const& on, Tier& far, int layers) : pinned_(registration{}) {
       if constexpr (!Tier::is_device_reachable)
-        for (int layer = 0; layer < layers; ++layer) pin(on, far.data(layer), far.bytes());
-    }
-    reached(reached&& other) noexcept : pieces_(std::exchange(other.pieces_, {})) {}
-    reached& operator=(reached&& other) noexcept {
-      std::swap(pieces_, other.pieces_);
-      return *this;
-    }
-    ~reached() {
-      for (void* p : pieces_) static_cast<void>(cudaHostUnregister(p));
+        for (int layer = 0; layer < layers; ++layer)
+          if (!pinned_.pin(far.data(layer), far.bytes(), on.reads_pageable_) && !on.reads_pageable_)
+            check(pinned_.from().refusal, "cuda: pinning far memory (raise the limit on locked memory, ulimit -l, or keep less of it)");
     }
 
    private:
-    static constexpr i64 piece = i64{1} << 30;
+    struct registration {
+      cudaError_t refusal = cudaSuccess;
 
-    void pin(executor const& on, std::byte* data, i64 bytes) {
-      for (i64 at = 0; at < bytes; at += piece) {
-        pieces_.reserve(pieces_.size() + 1);
-        cudaError_t const result = cudaHostRegister(data + at, std::size_t(std::min(piece, bytes - at)), cudaHostRegisterPortable | cudaHostRegisterMapped);
-        if (result == cudaSuccess) {
-          pieces_.push_back(data + at);
-          continue;
-        }
-        static_cast<void>(cudaGetLastError());
-        if (on.reads_pageable_) continue;
-        for (void* p : pieces_) static_cast<void>(cudaHostUnregister(p));
-        cellar::detail::raise(cuda_error(result, "cuda: pinning far memory (raise the limit on locked memory, ulimit -l, or keep less of it)"));
+      bool pin(void* data, i64 bytes) {
+        cudaError_t const result = cudaHostRegister(data, std::size_t(bytes), cudaHostRegisterPortable | cudaHostRegisterMapped);
+        if (result == cudaSuccess) return true;
+        static_cast<void>(cudaGetLastError());  // else the next launch would report it
+        refusal = result;
+        return false;
       }
-    }
-    std::vector<void*> pieces_;
+      void unpin(void* data) { static_cast<void>(cudaHostUnregister(data)); }
+    };
+    pinned_memory<registration> pinned_;
   };
 
   /// Steps and page tables where kernels read them, at addresses that stay. What plan writes goes through a ring of pinned entries, each used again when its
