@@ -127,7 +127,7 @@ class executor {
   cudaStream_t stream() const { return stream_; }
   memory_resource const& memory() const { return memory_; }
   int multiprocessors() const { return multiprocessors_; }
-  static constexpr i64 grid_side = 65535;  ///< The second and third side of a launch, at most.
+  static constexpr i64 grid_side = 65535;             ///< The second and third side of a launch, at most.
   int shared_bytes() const { return shared_bytes_; }  ///< Of a block, at most.
   /// The same on another stream. Ordering among streams is the caller's.
   executor on_stream(cudaStream_t stream) const {
