@@ -51,6 +51,11 @@ class life {
   std::vector<std::pair<float*, i64>> outputs_;
 };
 
+void append_and_attend(cache<scheme_type, device>& c, device const& on, int layer, life::step_memory const& m, i64 rows) {
+  c.append(on, layer, packed_heads<float const>(m.k, rows, kv_heads, D), packed_heads<float const>(m.v, rows, kv_heads, D));
+  c.attend(on, layer, packed_heads<float const>(m.q, rows, query_heads, D), packed_heads(m.out, rows, query_heads, D));
+}
+
 /// Everything that a cache does, enqueued as far as its calls let it.
 std::vector<float> whole_life(device const& on, std::uint64_t seed) {
   int const layers = 2;
@@ -74,11 +79,7 @@ std::vector<float> whole_life(device const& on, std::uint64_t seed) {
       i64 rows = 0;
       for (auto const& e : batch) rows += e.new_tokens;
       auto const& of_step = memory[at++];
-      for (int layer = 0; layer < layers; ++layer) {
-        auto const& m = of_step[std::size_t(layer)];
-        c.append(on, layer, packed_heads<float const>(m.k, rows, kv_heads, D), packed_heads<float const>(m.v, rows, kv_heads, D));
-        c.attend(on, layer, packed_heads<float const>(m.q, rows, query_heads, D), packed_heads(m.out, rows, query_heads, D));
-      }
+      for (int layer = 0; layer < layers; ++layer) append_and_attend(c, on, layer, of_step[std::size_t(layer)], rows);
     };
     for (int i = 0; i < 4; ++i) step({{first, 1 + i % 2}, {second, 2}});
     auto const third = c.fork(on, second);
@@ -121,8 +122,7 @@ std::vector<float> ahead(device const& on, device const& side, forgotten what) {
     c.plan(on, row_view<batch_entry const>{batch.data(), 2});
     for (int layer = 0; layer < layers; ++layer) {
       auto const& m = of_step[std::size_t(layer)];
-      c.append(on, layer, packed_heads<float const>(m.k, 2, kv_heads, D), packed_heads<float const>(m.v, 2, kv_heads, D));
-      c.attend(on, layer, packed_heads<float const>(m.q, 2, query_heads, D), packed_heads(m.out, 2, query_heads, D));
+      append_and_attend(c, on, layer, m, 2);
       attended[layer].record(on);
       if (what != forgotten::attention) attended[layer].wait(side);
       c.select(side, layer, packed_heads<float const>(m.q, 2, query_heads, D));
