@@ -9,7 +9,7 @@ TEST_CASE("attention equals the reference over what was selected: all schemes, r
   for_each_scheme<32>([]<class Scheme>(std::type_identity<Scheme>) {
     reference<Scheme> ref(2, 2, 3, 1, 3);
     trial<Scheme> t(ref, {1, 150, 67, 300}, 40, {.tokens = 32, .sinks = 4, .window = 16});
-    for (int i = 0; i < 40; ++i)
+    for (int i = 0; i < (is_sanitized ? 10 : 40); ++i)
       t.step(i % 3 == 0 ? std::vector<std::size_t>{0, 1, 2, 3} : std::vector<std::size_t>{3, 1},
              i % 3 == 0 ? std::vector<std::int64_t>{1, 1, 1, 1} : std::vector<std::int64_t>{1, 1}, rounding);
   });
@@ -122,7 +122,7 @@ TEST_CASE("other compositions: token-major far memory, block centres, other redu
   auto const check = []<class Scheme>(std::type_identity<Scheme>) {
     reference<Scheme> ref(2, 2, 3, 7, 2);
     trial<Scheme> t(ref, {170, 45}, 30, {.tokens = 64, .sinks = 1, .window = 8});
-    for (int i = 0; i < 30; ++i) t.step({0, 1}, {1, 1}, rounding);
+    for (int i = 0; i < (is_sanitized ? 6 : 30); ++i) t.step({0, 1}, {1, 1}, rounding);
   };
   check(std::type_identity<token_major_dense<32>>{});
   check(std::type_identity<block_centred<32>>{});

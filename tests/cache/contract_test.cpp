@@ -17,7 +17,7 @@ namespace {
 
 }  // namespace
 
-#ifndef __SANITIZE_ADDRESS__  // which replaces these itself
+#if !CELLAR_UNDER_ADDRESS_SANITIZER  // which replaces these itself
 // noinline: g++ takes an inlined pair of malloc and free for a mismatch.
 [[gnu::noinline]] void* operator new(std::size_t n) {
   if (++allocations > last_allocation) throw std::bad_alloc();
@@ -474,7 +474,7 @@ TEST_CASE("decoding allocates nothing, also when blocks seal and pages are taken
   check(small<dense>(l));
   check(small<yakv>(l));
   check(small<scheme::quest<d, float>>(l));
-#ifndef __SANITIZE_ADDRESS__
+#if !CELLAR_UNDER_ADDRESS_SANITIZER
   CHECK(allocations > 0);  // the counter counts
 #else
   skip("allocations are not counted under the address sanitizer");
@@ -523,7 +523,7 @@ TEST_CASE("usage where generated tokens seal: sinks and window first, what is le
   }
 }
 
-#ifndef __SANITIZE_ADDRESS__
+#if !CELLAR_UNDER_ADDRESS_SANITIZER
 TEST_CASE("a fork for which there is no memory takes no sequence") {
   small<sealing> x({.sequences = 2, .tokens = 200, .step_tokens = 4});
   for (std::int64_t n = 0;; ++n) {

@@ -33,7 +33,7 @@ void check_same(i64 pool_runs) {
   trial<filed> f(same, {150, 70}, 60, b, on, 1, 1, pool_runs);
   statistics counts;
   f.cache.observe(&counts);
-  for (int i = 0; i < 30; ++i) {
+  for (int i = 0; i < (is_sanitized ? 15 : 30); ++i) {
     REQUIRE(a.step({0, 1}, {1, 1}, rounding, i % 5 == 0) == f.step({0, 1}, {1, 1}, rounding, i % 5 == 0));
     if (i == 10) {
       bool const discards = std::is_same_v<typename Scheme::select, select::none>;
@@ -58,7 +58,7 @@ void check_same(i64 pool_runs) {
 TEST_CASE("far planes in a file give the attention of far planes in memory, with pools of any size") {
   // One layer's selection, less than one step needs, all there is.
   for (i64 const pool_runs : is_sanitized ? std::vector<i64>{1, 1000000} : std::vector<i64>{0, 1, 5, 1000000}) {
-    for_each_scheme<32>([&]<class Scheme>(std::type_identity<Scheme>) { check_same<Scheme>(pool_runs); });
+    if constexpr (!is_sanitized) for_each_scheme<32>([&]<class Scheme>(std::type_identity<Scheme>) { check_same<Scheme>(pool_runs); });
     check_same<shared_planes<16>>(pool_runs);
     check_same<scaled_rows>(pool_runs);
   }

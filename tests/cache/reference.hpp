@@ -8,6 +8,7 @@
 #include "cellar/cellar.hpp"
 #include "eigensolver.hpp"
 #include "random.hpp"
+#include "sanitizers.hpp"
 
 inline constexpr double rounding = 5e-5;  ///< Of outputs: f32 sums and exp of a few hundred terms of size 1 to 4.
 
@@ -391,12 +392,6 @@ class trial {
   std::vector<cellar::sequence_id> ids;
   std::vector<std::int64_t> lengths;
 };
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr bool is_sanitized = true;
-#else
-inline constexpr bool is_sanitized = false;
-#endif
 
 /// The schemes of the library in f32, so that what is compared is the algorithm and not the rounding of storage. Under sanitizers, which take long to build
 /// and to run, one of each kind.

@@ -292,7 +292,7 @@ TEST_CASE("saving that fails at any call leaves the old snapshot, restoring that
   std::filesystem::remove(path + ".new");
 }
 
-#if !defined(__SANITIZE_THREAD__)
+#if !CELLAR_UNDER_THREAD_SANITIZER
 TEST_CASE("killed at any moment of saving or of writing to a file tier, the old or the new sequence is there, whole") {
   using Scheme = in_file<sealing_yakv<16>>;
   auto const path = scratch_path();

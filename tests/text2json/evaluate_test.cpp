@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "catch.hpp"
+#include "sanitizers.hpp"
 #include "text2json/schemes.hpp"
 
 using namespace text2json;
@@ -23,14 +24,16 @@ TEST_CASE("all schemes decode a document in lockstep, with the whole prompt as b
   document const d{"Velmora Foods is based in Oslo. It was founded by Anna Keller. Zanport Glass is based in Riga. It was founded by Hugo Berg. " +
                        std::string(40, '.') + " List the companies as JSON with the keys name, city and founder.",
                    R"([{"name": "Velmora Foods", "city": "Oslo", "founder": "Anna Keller"}])"};
+  // Under sanitizers one of each kind.
+  auto const names = is_sanitized ? std::vector<std::string>{"dense", "sink_window", "quest", "yakv_centred", "low_rank_keys"} : scheme_names();
   bool was_called = false;
-  auto const e = evaluate({.schemes = scheme_names(), .budget = 1, .window = 8, .writes = true}, d, model, tokenizer,
+  auto const e = evaluate({.schemes = names, .budget = 1, .window = 8, .writes = true}, d, model, tokenizer,
                           [&](char const*, std::int64_t, std::int64_t) { was_called = true; });
   CHECK(was_called);
-  REQUIRE(e.schemes.size() == scheme_names().size());
+  REQUIRE(e.schemes.size() == names.size());
   for (std::size_t i = 0; i < e.schemes.size(); ++i) {
     auto const& s = e.schemes[i];
-    INFO(scheme_names()[i]);
+    INFO(names[i]);
     CHECK(s.fields.size() == 3);
     CHECK(std::int64_t(s.tokens.size()) == e.answer_tokens);
     CHECK(s.score.has_value());
@@ -39,15 +42,15 @@ TEST_CASE("all schemes decode a document in lockstep, with the whole prompt as b
     for (auto const& t : s.tokens) kl += t.kl / double(s.tokens.size());
     for (double const x : s.output_error) error += x / double(s.output_error.size());
     // The budget of sink_window is a window over the whole prompt, and all chunks of so short a prompt are outliers of shadow_kv as published.
-    CHECK((s.work.fetched_blocks > 0) == (scheme_names()[i] != "sink_window" && scheme_names()[i] != "shadow_kv"));
+    CHECK((s.work.fetched_blocks > 0) == (names[i] != "sink_window" && names[i] != "shadow_kv"));
     CHECK(s.captured_mass == Approx(1));
-    if (scheme_names()[i] == "low_rank_keys" || scheme_names()[i] == "shadow_kv_scaled") {  // what a rank loses has no bound that is known here
+    if (names[i] == "low_rank_keys" || names[i] == "shadow_kv_scaled") {  // what a rank loses has no bound that is known here
       CHECK(std::isfinite(kl));
       CHECK(error > 2e-3);
       continue;
     }
-    CHECK(kl < (scheme_names()[i].starts_with("yakv") ? 0.02 : 1e-4));
-    CHECK(error < (scheme_names()[i].starts_with("yakv") ? coded : 2e-3));
+    CHECK(kl < (names[i].starts_with("yakv") ? 0.02 : 1e-4));
+    CHECK(error < (names[i].starts_with("yakv") ? coded : 2e-3));
   }
   CHECK_THROWS_WITH(evaluate({.schemes = {"dense", "nonsense"}}, d, model, tokenizer, [](char const*, std::int64_t, std::int64_t) {}),
                     contains("no scheme nonsense"));
