@@ -7,6 +7,10 @@ struct ahead : scheme::quest<128> {
   using reuse = cellar::select::reuse_ids<1, 2>;
 };
 
+struct overlapped : scheme::yakv<128> {
+  static constexpr bool is_reproducible = false;
+};
+
 template <class Scheme>
 void use(cuda::executor const& on, heads_view<bf16> x) {
   cache<Scheme, cuda::executor> c(on, {.layers = 1, .query_heads = 8, .kv_heads = 2, .head_dim = Scheme::head_dim}, {.tokens = 1000});
@@ -25,4 +29,5 @@ void use(cuda::executor const& on, heads_view<bf16> x) {
 void all(cuda::executor const& on) {
   use<scheme::yakv<128>>(on, {});
   use<ahead>(on, {});
+  use<overlapped>(on, {});
 }

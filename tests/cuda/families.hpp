@@ -15,7 +15,7 @@ template <class Device>
 void yakv(Device const& on) {
   check<scheme::yakv<64, float>, float>(on, 1);
   for (int const group : {1, 2, 4, 7, 8})
-    if (!against_host::is_short || group == 7) check<scheme::yakv<128>, bf16>(on, 2, {.layers = 1, .group = group, .kv_heads = 2});
+    if (!is_sanitized || group == 7) check<scheme::yakv<128>, bf16>(on, 2, {.layers = 1, .group = group, .kv_heads = 2});
 }
 
 template <class Device>
@@ -96,6 +96,20 @@ void reuse(Device const& on) {
   check<shared<2, 3>, float>(on, 19, {.layers = 4});
   if (!against_host::is_short) check<shared<1, 2>, float>(on, 20, {.selects = against_host::ahead::after_attend});
   check<shared<1, 2>, float>(on, 21, {.selects = against_host::ahead::before_append, .selected_tokens = 400});  // none that is not there yet
+}
+
+/// What is near is attended to while the rest is fetched.
+template <class S>
+struct overlapped : S {
+  static constexpr bool keeps_generated = false, is_reproducible = false;
+};
+template <class Device>
+void overlap(Device const& on) {
+  check<overlapped<scheme::yakv<64>>, bf16>(on, 22, {.layers = 1, .group = 7});
+  check<overlapped<scheme::quest<64, float>>, float>(on, 23);
+  if constexpr (is_sanitized) return;
+  check<overlapped<scheme::dense<64, float>>, float>(on, 24);  // nothing to fetch
+  check<overlapped<shared<1, 2>>, float>(on, 25, {.selects = against_host::ahead::after_attend});
 }
 
 }  // namespace families

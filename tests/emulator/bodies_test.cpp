@@ -1,4 +1,5 @@
 // The library's bodies under emulated blocks do what they do under the serial team, which has tests of its own.
+#include <atomic>
 #include <cmath>
 #include <memory>
 #include <typeinfo>
@@ -365,20 +366,37 @@ void check_spans(one_sequence<Scheme>& from, int head, sequence_step const& step
   auto const view = from.view();
   i64 const rows = queries.rows, blocks = operation::attended_blocks(view, step, chosen, every);
   REQUIRE(rows <= 8);
-  for (int const spans : {1, 3, operation::most_spans}) {
+  struct cut {
+    int spans;
+    i64 late;
+  };
+  std::vector<cut> cuts{{1, 0}, {3, 0}, {operation::most_spans, 0}};
+  if (blocks > 0)
+    for (i64 const late : {i64{1}, blocks / 2, blocks}) cuts.insert(cuts.end(), {{2, late}, {3, late}, {operation::most_spans, late}});
+  for (auto const [spans, late] : cuts) {
     bytes memory(std::size_t(partials::bytes(rows, spans)), std::byte{0xff});
     auto const to = partials::at(memory.data(), rows, spans);
     std::vector<float> out(expected.size(), -1);
-    emulator::launch({.threads = 64, .blocks = spans, .shared_bytes = sizes::shared_bytes, .order = emulator::shuffled(std::uint64_t(spans))}, [&](auto& t) {
-      operation::attend_span<8>(
-          t, view, head, step, chosen, every, int(t.block()), [&](int r, int c) { return queries(r, c); }, 0, int(rows), rows / step.new_tokens, to,
-          [&](i64, logical_block block) -> block_parts<std::byte const> { return view.far_block(block, head); });
-    });
-    int const filled = operation::key_list<Scheme, sizes::chunk>::of(view, head, step, blocks).filled_spans(spans);
+    std::atomic<i64> strangers = 0;  // members are threads to a sanitizer
+    auto const attend = [&, late = late](bool is_late) {
+      auto const body = [&](auto& t) {
+        operation::attend_span<8>(
+            t, view, head, step, chosen, every, {int(t.block()), late, is_late}, [&](int r, int c) { return queries(r, c); }, 0, int(rows),
+            rows / step.new_tokens, to, [&](i64 i, logical_block block) -> block_parts<std::byte const> {
+              strangers += (i >= blocks - late) != is_late;
+              return view.far_block(block, head);
+            });
+      };
+      emulator::launch({.threads = 64, .blocks = spans, .shared_bytes = sizes::shared_bytes, .order = emulator::shuffled(std::uint64_t(spans))}, body);
+    };
+    attend(false);
+    if (late > 0) attend(true);
+    CHECK(strangers == 0);
+    int const filled = operation::key_list<Scheme, sizes::chunk>::of(view, head, step, blocks, late).filled_spans(spans);
     emulator::launch({.threads = 64, .shared_bytes = operation::finish_bytes<Scheme, 8>}, [&](auto& t) {
       operation::finish_spans<8>(t, view, head, to, filled, 0, int(rows), rest, [&](i64 row, int c, float x) { out[std::size_t(row * d + c)] = x; });
     });
-    INFO(typeid(Scheme).name() << ": " << spans << " spans, " << filled << " of them filled, every " << every << ", head " << head);
+    INFO(typeid(Scheme).name() << ": " << spans << " spans, " << filled << " of them filled, " << late << " blocks late, every " << every << ", head " << head);
     for (std::size_t i = 0; i < out.size(); ++i) REQUIRE(out[i] == Approx(expected[i]).margin(2e-5));
   }
 }

@@ -303,7 +303,8 @@ class cache {
           select_blocks<Scheme, T>(on, map_, memory(layer), steps, q, sizes_, workspace(), ids_.data(), counts_.data(), per_worker, remainders);
       }
     if constexpr (Scheme::tier::is_directly_readable) {
-      resident_runs const* const near = attends_everything_ ? nullptr : run_pools_.bring(on, memory(layer), steps, ids_.data(), counts_.data());
+      using near_type = decltype(run_pools_.bring(on, memory(layer), steps, ids_.data(), counts_.data()));
+      near_type const near = attends_everything_ ? near_type() : run_pools_.bring(on, memory(layer), steps, ids_.data(), counts_.data());
       attend_blocks<Scheme, T>(on, map_, memory(layer), steps, q, out, sizes_, workspace(), ids_.data(), counts_.data(), attends_everything_, per_worker, near,
                                remainders);
     } else {

@@ -1,6 +1,7 @@
 #pragma once
 #include "cellar/core/statistics.hpp"
 #include "cellar/cuda/append.hpp"
+#include "cellar/cuda/resolve.hpp"
 #include "cellar/operation/attend_span.hpp"
 #include "cellar/operation/remainder.hpp"
 #include "cellar/operation/score_planes.hpp"
@@ -342,9 +343,10 @@ struct select_kernel : step_memory<S> {
 /// Query rows of one KV head, a tile of them for each block.
 template <offloading_scheme S, int Rows>
 struct row_tiles : step_memory<S> {
-  logical_block const* ids;
+  logical_block const* ids;  // in the order of `resident`
   i64 const* counts;
   resident_runs const* resident;  // null: far rows are read where they lie
+  std::int32_t const* missing;    // of the last ones of each list, which are attended to apart; null: none
   bool every;
   i64 tiles;
 
@@ -360,6 +362,7 @@ struct row_tiles : step_memory<S> {
   CELLAR_HD row_view<logical_block const> chosen(i64 item) const {
     return every ? row_view<logical_block const>{} : row_view<logical_block const>{ids + item * this->sizes.selected, counts[item]};
   }
+  CELLAR_HD i64 late(i64 item) const { return missing ? missing[item] : 0; }
   CELLAR_HD operation::span_partials<S> partials(i64 item) const {
     return operation::span_partials<S>::at(this->region_of(item), this->sizes.rows, operation::most_spans);
   }
@@ -371,6 +374,7 @@ struct attend_kernel : row_tiles<S, Rows> {
   static constexpr int resident_blocks(int capability) { return capability >= 100 ? 2 : 0; }
 
   heads_view<T const> q;
+  bool is_late = false;
 
   template <team Team>
   CELLAR_HD void operator()(Team& t, grid_place at) const {
@@ -380,13 +384,30 @@ struct attend_kernel : row_tiles<S, Rows> {
     auto const from = this->view(step);
     float const scale = this->map.shape.scale();
     operation::attend_span<Rows>(
-        t, from, p.head, step, this->chosen(p.item), this->every, int(at.x),
+        t, from, p.head, step, this->chosen(p.item), this->every, {int(at.x), S::is_reproducible ? 0 : this->late(p.item), !S::is_reproducible && is_late},
         [&](int r, int c) { return query_of(q, step, p.head, p.group, p.first_row + r, c) * scale; }, p.first_row, p.rows, p.group, this->partials(p.item),
         [&](i64 i, logical_block b) -> block_parts<std::byte const> {
           if (!this->resident) return from.far_block(b, p.head);
           resident_runs const& runs = this->resident[p.item * this->sizes.selected + i];
           return block_of_runs<std::byte const>(this->map.geometry(), runs.slice, runs.shared);
         });
+  }
+};
+
+/// Brings missing runs up while what is near is attended to: the first blocks of a head's first tile fetch.
+template <offloading_scheme S, class T, int Rows>
+struct fetch_and_attend_kernel {
+  static constexpr int resident_blocks(int capability) { return attend_kernel<S, T, Rows>::resident_blocks(capability); }
+
+  fetch_kernel<S> fetch;
+  attend_kernel<S, T, Rows> attend;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    if (at.x >= unsigned(fetch.blocks))
+      attend(t, grid_place{at.x - unsigned(fetch.blocks), at.y, at.z});
+    else if (at.y % attend.tiles == 0)
+      fetch(t, grid_place{at.x, unsigned(at.y / attend.tiles), at.z});
   }
 };
 
@@ -402,8 +423,8 @@ struct finish_kernel : row_tiles<S, Rows> {
     if (p.rows <= 0) return;
     auto const from = this->view(step);
     using list = operation::key_list<S, operation::span_sizes<S, Rows>::chunk>;
-    int const filled =
-        list::of(from, p.head, step, operation::attended_blocks(from, step, this->chosen(p.item), this->every)).filled_spans(operation::most_spans);
+    i64 const far_blocks = operation::attended_blocks(from, step, this->chosen(p.item), this->every);
+    int const filled = list::of(from, p.head, step, far_blocks, S::is_reproducible ? 0 : this->late(p.item)).filled_spans(operation::most_spans);
     operation::finish_spans<Rows>(
         t, from, p.head, this->partials(p.item), filled, p.first_row, p.rows, remainders ? remainders + p.item * this->sizes.rows + p.first_row : nullptr,
         [&](i64 row, int c, float x) { out.row(step.first_row + row / p.group, p.head * p.group + int(row % p.group))[c] = from_float<T>(x); });
@@ -471,19 +492,29 @@ void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
 /// Attends to sinks, the given far blocks and the tail.
 ///
 /// Shapes    q, out [step tokens, query_heads, head_dim] | ids, counts as from select_blocks; `every`: all far blocks, ids and counts are ignored |
-///           resident beside ids, from run_pools::bring; null: far rows are read where they lie
+///           near beside ids: from run_pools::bring, or resident_runs of the caller's; null: far rows are read where they lie
 /// Requires  workspace of step_workspace_bytes
-/// Effects   writes out; bit-identical for any batch
+/// Effects   writes out; bit-identical for any batch, and, where the scheme is reproducible, whatever was near
 template <offloading_scheme S, storage_scalar T, device On>
 void attend_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
                    heads_view<T> out, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block const* ids, i64 const* counts,
-                   bool every, statistics* = nullptr, resident_runs const* resident = nullptr, attention::softmax_state const* remainders = nullptr) {
+                   bool every, statistics* = nullptr, near_runs<S> const& near = {}, attention::softmax_state const* remainders = nullptr) {
   detail::step_memory<S> const common{map, memory, steps.data, sizes, workspace, detail::attend_region(sizes)};
   auto const run = [&]<int Rows>(std::integral_constant<int, Rows>) {
     i64 const tiles = ceil_div(sizes.rows, Rows), heads = map.shape.kv_heads * tiles;
-    detail::row_tiles<S, Rows> const rows{common, ids, counts, every ? nullptr : resident, every, tiles};
-    on.template launch<128>({operation::most_spans, heads, steps.count}, operation::span_sizes<S, Rows>::shared_bytes,
-                            detail::attend_kernel<S, T, Rows>{rows, q});
+    detail::row_tiles<S, Rows> const rows{common, near.order ? near.order : ids, counts, every ? nullptr : near.resident, every ? nullptr : near.missing, every,
+                                          tiles};
+    constexpr i64 shared = operation::span_sizes<S, Rows>::shared_bytes;
+    detail::attend_kernel<S, T, Rows> attend{rows, q};
+    bool is_apart = false;
+    if constexpr (!S::is_reproducible && run_pools<S, On>::is_used) is_apart = rows.missing != nullptr;
+    if (is_apart) {
+      if constexpr (!S::is_reproducible && run_pools<S, On>::is_used)
+        on.template launch<128>({detail::fetch_kernel<S>::blocks + operation::most_spans, heads, steps.count}, shared,
+                                detail::fetch_and_attend_kernel<S, T, Rows>{near.fetch, attend});
+      attend.is_late = true;
+    }
+    on.template launch<128>({operation::most_spans, heads, steps.count}, shared, attend);
     on.template launch<256>({1, heads, steps.count}, operation::finish_bytes<S, Rows>,
                             detail::finish_kernel<S, T, Rows>{rows, out, every ? nullptr : remainders});
   };

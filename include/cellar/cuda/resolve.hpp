@@ -40,7 +40,8 @@ struct forget_kernel {
 struct resolved {
   std::int32_t *slot_of = nullptr, *misses = nullptr, *missing = nullptr;  // [items, selected], [items, selected], [items]
   logical_block* victims = nullptr;                                        // [items, selected]
-  resident_runs* resident = nullptr;                                       // [items, selected]
+  resident_runs* resident = nullptr;                                       // [items, selected], in the order in which they are attended to
+  logical_block* order = nullptr;                                          // those blocks, where it is another one than the selection's
   unsigned long long* counted = nullptr;                                   // hits, misses
 };
 
@@ -62,7 +63,25 @@ struct resolve_kernel {
       auto const pool = pools.pool(step.slot, int(at.x));
       missing = operation::resolve(t, row_view<logical_block const>{ids + first, count}, pool, step.number, to.slot_of + first, to.misses + first,
                                    to.victims + first);
-      for (i64 i = t.rank(); i < count; i += t.size()) to.resident[first + i] = {pool.run(to.slot_of[first + i]), nullptr};
+      for (i64 i = t.rank(); i < count; i += t.size()) {
+        i64 place = i;
+        if constexpr (!S::is_reproducible) {  // what is there goes first
+          std::int32_t const* const misses = to.misses + first;
+          i64 before = 0;  // misses among what comes first in the selection
+          for (i64 some = missing; some > 0;) {
+            i64 const half = some / 2;
+            if (misses[before + half] < i) {
+              before += half + 1;
+              some -= half + 1;
+            } else {
+              some = half;
+            }
+          }
+          place = before < missing && misses[before] == i ? count - missing + before : i - before;
+          to.order[first + place] = ids[first + i];
+        }
+        to.resident[first + place] = {pool.run(to.slot_of[first + i]), nullptr};
+      }
     }
     if (t.rank() == 0) {
       to.missing[item] = std::int32_t(missing);
@@ -100,6 +119,19 @@ struct fetch_kernel {
 
 }  // namespace detail
 
+/// Where a step's selected runs lie, and which of them are yet to come.
+template <offloading_scheme S>
+struct near_runs {
+  resident_runs const* resident = nullptr;  ///< [sequences, kv_heads, selected]; null: far rows are read where they lie
+  logical_block const* order = nullptr;     ///< The blocks beside resident; null: as selected.
+  std::int32_t const* missing = nullptr;    ///< [sequences, kv_heads]: so many at the end are brought by `fetch`; null: all are there.
+  detail::fetch_kernel<S> fetch{};
+
+  near_runs() = default;
+  /// All are there, as selected.
+  near_runs(resident_runs const* all) : resident(all) {}
+};
+
 /// Pools of every layer, sequence and KV head, as large as a step's selection, or larger where limits::pool_runs asks for more in all.
 ///
 /// Nothing where the scheme has no runs to keep (operation::keeps_runs), or its far memory is the device's own.
@@ -119,7 +151,7 @@ class run_pools {
     bookkeeping_ = on.template allocate<std::byte>(pools * operation::run_pool::head_bytes(all_.blocks, all_.slots));
     runs_ = on.template allocate<std::byte>(pools * round_up(all_.slots * map.geometry().slice_bytes(), 16));
     counted_ = on.template allocate<unsigned long long>(2);
-    i64 const words = items * (3 * selected_ + 1);
+    i64 const words = items * ((S::is_reproducible ? 3 : 4) * selected_ + 1);
     words_ = on.template allocate<std::int32_t>(words * steps_at_once);
     resident_ = on.template allocate<resident_runs>(items * selected_ * steps_at_once);
     for (i64 i = 0; i < steps_at_once; ++i) {
@@ -129,6 +161,7 @@ class run_pools {
                    w + 2 * items * selected_,
                    reinterpret_cast<logical_block*>(w + 2 * items * selected_ + items),
                    resident_.data() + i * items * selected_,
+                   S::is_reproducible ? nullptr : reinterpret_cast<logical_block*>(w + 3 * items * selected_ + items),
                    counted_.data()};
     }
   }
@@ -138,17 +171,27 @@ class run_pools {
   void forget(On const& on, i64 slot, i64 first) const {
     for (int layer = 0; layer < layers_; ++layer) on.template launch<256>({all_.map.shape.kv_heads}, 0, detail::forget_kernel<S>{of(layer), slot, first});
   }
-  /// Has the selected runs of a step near. Null where nothing is kept. `is_ahead`: for a later attend, beside the one of another layer.
-  resident_runs const* bring(On const& on, layer_memory<S> const& memory, row_view<sequence_step const> steps, logical_block const* ids, i64 const* counts,
-                             bool is_ahead = false) const {
-    if (layers_ == 0) return nullptr;
+  /// Has the selected runs of a step near, or, where the scheme is not reproducible, tells what attend_blocks is to fetch meanwhile. `is_ahead`: for a later
+  /// attend, beside the one of another layer.
+  near_runs<S> bring(On const& on, layer_memory<S> const& memory, row_view<sequence_step const> steps, logical_block const* ids, i64 const* counts,
+                     bool is_ahead = false) const {
+    if (layers_ == 0) return {};
     detail::resolved const& found = found_[is_ahead ? steps_at_once - 1 : 0];
     auto const pools = of(memory.layer);
     i64 const heads = all_.map.shape.kv_heads;
     on.template launch<256>({heads, steps.count}, operation::resolve_bytes, detail::resolve_kernel<S>{pools, steps.data, ids, counts, selected_, found});
-    on.template launch<128>({detail::fetch_kernel<S>::blocks, heads, steps.count}, 0,
-                            detail::fetch_kernel<S>{pools, memory, steps.data, ids, selected_, found});
-    return found.resident;
+    detail::fetch_kernel<S> const fetch{pools, memory, steps.data, ids, selected_, found};
+    near_runs<S> near = found.resident;
+    if constexpr (!S::is_reproducible) {
+      near.order = found.order;
+      if (!is_ahead) {
+        near.missing = found.missing;
+        near.fetch = fetch;
+        return near;
+      }
+    }
+    on.template launch<128>({detail::fetch_kernel<S>::blocks, heads, steps.count}, 0, fetch);
+    return near;
   }
   /// Selected runs that were near and that were not, since the cache was made. Waits.
   void count(On const& on, i64& hits, i64& misses) const {

@@ -4,10 +4,11 @@
 /// Attention for teams of many members: what operation/attend.hpp computes, with the keys of a query group split into spans, each one team's work, and rows
 /// decoded by all members into shared memory. The generic body there is its specification.
 ///
-///   keys of a KV head    | sinks, outliers, tail | far rows, in the order of the list |      cut into chunks, chunks dealt out to spans in order
+///   keys of a KV head    | sinks, outliers, tail | far rows, in the order of the list | late ones |      cut into chunks, chunks dealt out to spans in order
 ///   a chunk              pointers -> decoded rows -> logits -> weights -> sums
 ///
-/// Spans are fixed by the lists alone, so results do not depend on the batch.
+/// Spans are fixed by the lists alone, so results do not depend on the batch. Late blocks, at the list's end, are those that are not near yet when the others
+/// are attended to: their chunks are their own, and so are the spans of these.
 namespace cellar::inline CELLAR_ABI::operation {
 
 /// Spans of a KV head's keys, at most.
@@ -56,50 +57,79 @@ struct span_partials {
   CELLAR_HD float* sum(i64 row, int span, int copy) const { return sums + ((row * spans + span) * copies + copy) * S::head_dim; }
 };
 
+/// A span of the early keys, or of those of the last `late_blocks` of the list.
+struct span_choice {
+  int span = 0;
+  i64 late_blocks = 0;
+  bool is_late = false;
+};
+
 /// The keys of one KV head and step as a list of chunks.
 template <offloading_scheme S, int Chunk>
 struct key_list {
-  i64 sinks = 0, outliers = 0, tail = 0, tail_begin = 0, far = 0;  // tokens
+  i64 sinks = 0, outliers = 0, tail = 0, tail_begin = 0, far = 0, late = 0;  // tokens
 
-  CELLAR_HD static key_list of(sequence_view<S> const& from, int head, sequence_step const& step, i64 far_blocks) {
+  /// Of `far_blocks`, the last `late_blocks` are late.
+  CELLAR_HD static key_list of(sequence_view<S> const& from, int head, sequence_step const& step, i64 far_blocks, i64 late_blocks = 0) {
     key_list k;
     k.sinks = step.length < from.map.sinks ? step.length : from.map.sinks;
     k.outliers = from.outliers(head).count * S::block_tokens;
     i64 const begin = from.position(step.sealed);
     k.tail_begin = begin < from.map.sinks ? from.map.sinks : begin;
     k.tail = step.length > k.tail_begin ? step.length - k.tail_begin : 0;
-    k.far = far_blocks * S::block_tokens;
+    k.far = (far_blocks - late_blocks) * S::block_tokens;
+    k.late = late_blocks * S::block_tokens;
     return k;
   }
   CELLAR_HD i64 near() const { return sinks + outliers + tail; }
   CELLAR_HD i64 near_chunks() const { return ceil_div(near(), Chunk); }
-  CELLAR_HD i64 chunks() const { return near_chunks() + ceil_div(far, Chunk); }
-  /// Chunks of a span, of `spans` of them.
-  CELLAR_HD i64 chunks_of_span(int spans) const { return ceil_div(chunks(), spans); }
+  CELLAR_HD i64 early_chunks() const { return near_chunks() + ceil_div(far, Chunk); }
+  CELLAR_HD i64 chunks() const { return early_chunks() + ceil_div(late, Chunk); }
+  /// Chunks of a span, of `spans` of them: one is spare where early and late ones each have a last span that is not full.
+  CELLAR_HD i64 chunks_of_span(int spans) const { return ceil_div(chunks(), late > 0 ? spans - 1 : spans); }
+  CELLAR_HD int early_spans(int spans) const {
+    i64 const each = chunks_of_span(spans);
+    return each == 0 ? 0 : int(ceil_div(early_chunks(), each));
+  }
   /// Spans that have chunks.
   CELLAR_HD int filled_spans(int spans) const {
     i64 const each = chunks_of_span(spans);
-    return each == 0 ? 0 : int(ceil_div(chunks(), each));
+    return each == 0 ? 0 : early_spans(spans) + int(ceil_div(chunks() - early_chunks(), each));
+  }
+
+  struct place {
+    bool is_far;
+    i64 first;  // token, of the near or of the far ones
+    int count;
+  };
+  CELLAR_HD place place_of(i64 chunk) const {
+    bool const is_far = chunk >= near_chunks(), is_late = chunk >= early_chunks();
+    i64 const first = is_late ? far + (chunk - early_chunks()) * Chunk : is_far ? (chunk - near_chunks()) * Chunk : chunk * Chunk;
+    i64 const left = (is_late ? far + late : is_far ? far : near()) - first;
+    return {is_far, first, int(left < Chunk ? left : Chunk)};
   }
 };
 
 /// Attention of some of a group's query rows to one span of its keys.
 ///
 /// Shapes      query(row, channel) of `rows` rows, at most Rows, times the softmax scale, from row first_row of the step's on; written: their partials of
-///             this span
-/// Requires    as attend_part, without a limit on what `far` returns: it is called by any member, in any order; span_sizes::shared_bytes of shared memory
+///             this span, late ones after the early ones
+/// Requires    as attend_part, without a limit on what `far` returns, and blocks in any order: `far` is called by any member; span_sizes::shared_bytes of
+///             shared memory; two spans or more where blocks are late
 /// Effects     a body over a team; nothing is written for a span without chunks (key_list::filled_spans)
 /// Complexity  O(rows * tokens of the span * head_dim)
 template <int Rows, team Team, offloading_scheme S, class Query, class Far>
 CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequence_step const& step, row_view<logical_block const> blocks, bool every,
-                           int span, Query const& query, i64 first_row, int rows, i64 group, span_partials<S> const& to, Far const& far) {
+                           span_choice const& choice, Query const& query, i64 first_row, int rows, i64 group, span_partials<S> const& to, Far const& far) {
   using sizes = span_sizes<S, Rows>;
   using near_scalar = typename S::near_scalar;
   using variant_type = typename S::attention;
   constexpr int D = S::head_dim, chunk = sizes::chunk, stride = sizes::stride, shares = sizes::shares;
   constexpr bool rotates_keys = sizes::rotates_keys, rotates_values = sizes::rotates_values;
-  auto const list = key_list<S, chunk>::of(from, head, step, attended_blocks(from, step, blocks, every));
-  i64 const each = list.chunks_of_span(to.spans), begin = span * each, end = begin + each < list.chunks() ? begin + each : list.chunks();
+  auto const list = key_list<S, chunk>::of(from, head, step, attended_blocks(from, step, blocks, every), choice.late_blocks);
+  int const span = choice.is_late ? list.early_spans(to.spans) + choice.span : choice.span;
+  i64 const each = list.chunks_of_span(to.spans), begin = choice.span * each + (choice.is_late ? list.early_chunks() : 0);
+  i64 const limit = choice.is_late ? list.chunks() : list.early_chunks(), end = begin + each < limit ? begin + each : limit;
   if (begin >= end) return;  // the same on every member
   variant_type const variant{};
 
@@ -132,16 +162,7 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
   t.sync();
 
   auto const outliers = from.outliers(head);
-  struct chunk_place {
-    bool is_far;
-    i64 first;
-    int count;
-  };
-  auto const place_of = [&](i64 c) {
-    bool const is_far = c >= list.near_chunks();
-    i64 const first = is_far ? (c - list.near_chunks()) * chunk : c * chunk, limit = is_far ? list.far : list.near();
-    return chunk_place{is_far, first, int(limit - first < chunk ? limit - first : chunk)};
-  };
+  using chunk_place = typename key_list<S, chunk>::place;
   // Where a chunk's rows lie.
   auto const locate = [&](chunk_place const& at_chunk, i64* positions) {
     bool const is_far = at_chunk.is_far;
@@ -234,12 +255,12 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
       if (int const i = int(t.rank()) + k * int(t.size()); i < p.count * pieces) read_piece(p.is_far, i, held[k]);
   };
 
-  locate(place_of(begin), all_positions);
+  locate(list.place_of(begin), all_positions);
   t.sync();
-  read_ahead(place_of(begin));
+  read_ahead(list.place_of(begin));
   t.sync();  // before the next chunk's places are written over these; within the loop other barriers see to that
   for (i64 c = begin; c < end; ++c) {
-    auto const place = place_of(c);
+    auto const place = list.place_of(c);
     bool const is_far = place.is_far;
     i64 const first = place.first;
     int const n = place.count;
@@ -276,9 +297,9 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
       decode([&](i64 position) { return from.value_codec(head, position); }, value_codes, value_scales, values);
     }
     if (reads_now) t.sync();  // before the next chunk's places are written over this one's
-    if (c + 1 < end) locate(place_of(c + 1), all_positions + (c + 1 - begin) % 2 * chunk);
+    if (c + 1 < end) locate(list.place_of(c + 1), all_positions + (c + 1 - begin) % 2 * chunk);
     t.sync();
-    if (c + 1 < end) read_ahead(place_of(c + 1));
+    if (c + 1 < end) read_ahead(list.place_of(c + 1));
 
     // Logits: a member takes a share of one token's channels, for all rows.
     float const* const q = is_far ? far_queries : near_queries;

@@ -20,6 +20,8 @@
 ///   near_scalar                 storage type of what stays near and exact: sinks, window, generated tokens
 ///   published                   the budget that the paper uses; a cache's caller may replace it
 ///   keeps_generated             generated tokens stay near for good, else they seal into blocks as they leave the window
+///   is_reproducible             the order of a sum depends on nothing but the step; without it a device attends to what is near while it fetches the rest,
+///                               and results move within rounding with what earlier steps have left near
 namespace cellar::inline CELLAR_ABI {
 
 template <class S>
@@ -29,6 +31,7 @@ template <class S>
 concept has_scheme_facts = requires {
   { S::published } -> std::convertible_to<budget>;
   { S::keeps_generated } -> std::convertible_to<bool>;
+  { S::is_reproducible } -> std::convertible_to<bool>;
 };
 
 template <class S>

@@ -21,6 +21,7 @@ struct scheme_defaults {
   static constexpr int head_dim = HeadDim;
   static constexpr int block_tokens = 16;
   static constexpr bool keeps_generated = false;
+  static constexpr bool is_reproducible = true;
   static constexpr budget published{};
   using near_scalar = Scalar;
   using layout = cellar::layout::tile_major;
