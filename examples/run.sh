@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs what is missing (Debian, Ubuntu), builds, gets a model, and runs Text2JSON over all schemes.
 #
-#   examples/run.sh [--model qwen|smollm|FILE.gguf] [further options of text2json]
+#   examples/run.sh [--model qwen|smollm|FILE.gguf] [--device cuda] [further options of text2json]
 #
+# --device cuda builds the program for this machine's GPU too (CUDA Toolkit with cuBLAS), which takes minutes.
 # The model is kept in the user's cache folder; with it at hand no network is needed once the packages are installed.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -11,11 +12,21 @@ source "$root/examples/packages.sh"
 
 model=qwen
 options=()
+cuda=OFF
 out=(--out "$root/out")
 while (($#)); do
   case $1 in
     --model)
       model=${2:?--model needs qwen, smollm or a file}
+      shift
+      ;;
+    --device=*)
+      set -- --device "${1#--device=}" "${@:2}"
+      continue
+      ;;
+    --device)
+      options+=("$1" "${2:?--device needs host or cuda}")
+      [[ $2 != cuda ]] || cuda=ON
       shift
       ;;
     --model=*) model=${1#--model=} ;;
@@ -46,6 +57,7 @@ case $model in
     ;;
 esac
 
-cmake -S "$root" -B "$root/build/examples" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS=-march=native -DCELLAR_TESTS=OFF -DCELLAR_BENCHMARKS=OFF >/dev/null
+cmake -S "$root" -B "$root/build/examples" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS=-march=native -DCELLAR_TESTS=OFF -DCELLAR_BENCHMARKS=OFF \
+  -DCELLAR_CUDA=$cuda -DCELLAR_TEXT2JSON_CUDA=$cuda -DCMAKE_CUDA_ARCHITECTURES=native >/dev/null
 cmake --build "$root/build/examples" --target text2json --parallel "$(jobs_by_memory 2)"
 exec "$root/build/examples/examples/text2json" ${file:+--model "$file"} "${out[@]}" "${options[@]}"

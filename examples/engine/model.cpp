@@ -7,8 +7,6 @@
 #include <stdexcept>
 #include <utility>
 
-#include "engine/attention.hpp"
-
 namespace engine {
 namespace {
 
@@ -124,24 +122,33 @@ void staged_prompt::reserve(model_config const& config, std::int64_t new_capacit
   values.assign(std::size_t(config.layers * capacity * width), 0.f);
 }
 
-model::model(gguf_file const& file, int threads) : config_(read_config(file)), threads_(std::make_unique<cellar::host::thread_pool>(std::max(1, threads))) {
+model::model(gguf_file const& file, int threads, std::unique_ptr<backend> on)
+    : config_(read_config(file)),
+      threads_(std::make_unique<cellar::host::thread_pool>(std::max(1, threads))),
+      backend_(on ? std::move(on) : host_backend(*threads_)) {
   openblas_set_num_threads(1);  // products run one call a thread, on slices
   model_config const& c = config_;
   angles_ = scaled_angles(file, c.head_dim, c.rope_theta);
   std::string const windowed_base = c.architecture + ".rope.freq_base_swa";
   windowed_angles_ = plain_angles(c.head_dim, file.has(windowed_base) ? file.get<double>(windowed_base) : 10000.0);
   std::int64_t const q = std::int64_t(c.heads) * c.head_dim, kv = c.kv_width();
-  embedding_ = read_stacked(file, {{"token_embd.weight", c.vocabulary}}, c.hidden);
+  auto const shared = [](std::vector<float>&& x) { return std::make_shared<std::vector<float> const>(std::move(x)); };
+  embedding_ = shared(read_stacked(file, {{"token_embd.weight", c.vocabulary}}, c.hidden));
   output_norm_ = read_vectors(file, {{"output_norm.weight", c.hidden}});
-  if (!c.has_tied_output) output_ = read_stacked(file, {{"output.weight", c.vocabulary}}, c.hidden);
+  output_ = backend_->add(c.has_tied_output ? embedding_ : shared(read_stacked(file, {{"output.weight", c.vocabulary}}, c.hidden)));
   layers_.resize(std::size_t(c.layers));
+  struct matrices {
+    std::vector<float> qkv, output, gate_up, down;
+  };
+  std::vector<matrices> all(layers_.size());
   threads_->run(c.layers, [&](std::int64_t i, int) {
     std::string const p = "blk." + std::to_string(i) + ".";
     layer_weights& l = layers_[std::size_t(i)];
+    matrices& m = all[std::size_t(i)];
     l.attention_norm = read_vectors(file, {{p + "attn_norm.weight", c.hidden}});
-    l.qkv = read_stacked(file, {{p + "attn_q.weight", q}, {p + "attn_k.weight", kv}, {p + "attn_v.weight", kv}}, c.hidden);
+    m.qkv = read_stacked(file, {{p + "attn_q.weight", q}, {p + "attn_k.weight", kv}, {p + "attn_v.weight", kv}}, c.hidden);
     if (c.has_qkv_bias) l.qkv_bias = read_vectors(file, {{p + "attn_q.bias", q}, {p + "attn_k.bias", kv}, {p + "attn_v.bias", kv}});
-    l.output = read_stacked(file, {{p + "attn_output.weight", c.hidden}}, q);
+    m.output = read_stacked(file, {{p + "attn_output.weight", c.hidden}}, q);
     if (c.has_head_norms) {
       l.q_norm = read_vectors(file, {{p + "attn_q_norm.weight", c.head_dim}});
       l.k_norm = read_vectors(file, {{p + "attn_k_norm.weight", c.head_dim}});
@@ -151,9 +158,15 @@ model::model(gguf_file const& file, int threads) : config_(read_config(file)), t
       l.post_ffn_norm = read_vectors(file, {{p + "post_ffw_norm.weight", c.hidden}});
     }
     l.ffn_norm = read_vectors(file, {{p + "ffn_norm.weight", c.hidden}});
-    l.gate_up = read_stacked(file, {{p + "ffn_gate.weight", c.ffn}, {p + "ffn_up.weight", c.ffn}}, c.hidden);
-    l.down = read_stacked(file, {{p + "ffn_down.weight", c.hidden}}, c.ffn);
+    m.gate_up = read_stacked(file, {{p + "ffn_gate.weight", c.ffn}, {p + "ffn_up.weight", c.ffn}}, c.hidden);
+    m.down = read_stacked(file, {{p + "ffn_down.weight", c.hidden}}, c.ffn);
   });
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    layers_[i].qkv = backend_->add(shared(std::move(all[i].qkv)));
+    layers_[i].output = backend_->add(shared(std::move(all[i].output)));
+    layers_[i].gate_up = backend_->add(shared(std::move(all[i].gate_up)));
+    layers_[i].down = backend_->add(shared(std::move(all[i].down)));
+  }
 }
 
 void model::check(std::span<int const> tokens) const {
@@ -164,7 +177,7 @@ void model::check(std::span<int const> tokens) const {
 void model::embed(std::span<int const> tokens, float* x) const {
   for (std::size_t i = 0; i < tokens.size(); ++i)
     for (std::int64_t c = 0; c < config_.hidden; ++c)
-      x[std::int64_t(i) * config_.hidden + c] = embedding_[std::size_t(std::int64_t(tokens[i]) * config_.hidden + c)] * float(config_.embedding_factor);
+      x[std::int64_t(i) * config_.hidden + c] = (*embedding_)[std::size_t(std::int64_t(tokens[i]) * config_.hidden + c)] * float(config_.embedding_factor);
 }
 
 void model::run_layers(float* x, std::span<std::int64_t const> positions, decode_attention const& attend, bool only_keys_and_values_of_last) const {
@@ -207,7 +220,7 @@ void model::run_layers(float* x, std::span<std::int64_t const> positions, decode
   for (int layer = 0; layer < c.layers; ++layer) {
     layer_weights const& w = layers_[std::size_t(layer)];
     bool const is_last = layer + 1 == c.layers;
-    linear(normed.data(), rows, hidden, w.qkv.data(), qkv_width, qkv.data(), *threads_);
+    backend_->linear(w.qkv, normed.data(), rows, hidden, qkv_width, qkv.data());
     each_row([&](std::int64_t r) {
       float* const from = qkv.data() + r * qkv_width;
       if (c.has_qkv_bias)
@@ -229,15 +242,15 @@ void model::run_layers(float* x, std::span<std::int64_t const> positions, decode
       return;
     }
     attend(layer, q.data(), k.data(), v.data(), mixed.data());
-    linear(mixed.data(), rows, q_width, w.output.data(), hidden, delta.data(), *threads_);
+    backend_->linear(w.output, mixed.data(), rows, q_width, hidden, delta.data());
     add_delta_and_norm(true, &w.post_attention_norm, &w.ffn_norm);
-    linear(normed.data(), rows, hidden, w.gate_up.data(), 2 * ffn, gate_up.data(), *threads_);
+    backend_->linear(w.gate_up, normed.data(), rows, hidden, 2 * ffn, gate_up.data());
     each_row([&](std::int64_t r) {
       float* const gate = gate_up.data() + r * 2 * ffn;
       (c.has_gelu ? gelu_times : silu_times)(gate, gate + ffn, ffn);
       std::copy_n(gate, ffn, activated.data() + r * ffn);
     });
-    linear(activated.data(), rows, ffn, w.down.data(), hidden, delta.data(), *threads_);
+    backend_->linear(w.down, activated.data(), rows, ffn, hidden, delta.data());
     add_delta_and_norm(true, &w.post_ffn_norm, is_last ? nullptr : &layers_[std::size_t(layer) + 1].attention_norm);
   }
 }
@@ -246,7 +259,7 @@ void model::output_logits(float const* x, std::int64_t rows, float* logits) cons
   std::vector<float> normed(std::size_t(rows * config_.hidden));
   for (std::int64_t r = 0; r < rows; ++r)
     rms_norm(x + r * config_.hidden, output_norm_.data(), config_.hidden, config_.norm_epsilon, normed.data() + r * config_.hidden);
-  linear(normed.data(), rows, config_.hidden, (config_.has_tied_output ? embedding_ : output_).data(), config_.vocabulary, logits, *threads_);
+  backend_->linear(output_, normed.data(), rows, config_.hidden, config_.vocabulary, logits);
 }
 
 std::vector<float> model::prefill(std::span<int const> tokens, staged_prompt& staged, progress_report const& progress) const {
@@ -264,6 +277,7 @@ void model::prefill_all(std::span<int const> tokens, staged_prompt& staged, std:
           "The prompt has " + std::to_string(n) + " tokens; the model was trained for " + std::to_string(config_.context) + " at the most.");
   if (staged.capacity < n || staged.width != width || std::int64_t(staged.keys.size()) != config_.layers * staged.capacity * width) staged.reserve(config_, n);
   staged.tokens = 0;
+  backend_->begin_prompt();
   attention_shape const shape{config_.heads, config_.kv_heads, config_.head_dim};
   std::vector<float> x, logits;
   std::vector<std::int64_t> positions;
@@ -276,7 +290,7 @@ void model::prefill_all(std::span<int const> tokens, staged_prompt& staged, std:
     auto const attend = [&](int layer, float const* q, float const* k, float const* v, float* out) {
       std::copy_n(k, rows * width, staged.key(layer, first));
       std::copy_n(v, rows * width, staged.value(layer, first));
-      if (q) causal_attention(shape, q, rows, first, staged.key(layer, 0), staged.value(layer, 0), out, *threads_, config_.window(layer));
+      if (q) backend_->prompt_attention(layer, shape, q, rows, first, staged.key(layer, 0), staged.value(layer, 0), out, config_.window(layer));
     };
     run_layers(x.data(), positions, attend, first + rows <= first_logits);
     staged.tokens = first + rows;

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/backend.hpp"
 #include "engine/gguf.hpp"
 #include "engine/numeric.hpp"
 #include "engine/rotary.hpp"
@@ -72,7 +73,8 @@ using logits_report = std::function<void(std::int64_t position, std::span<float 
 /// A llama, qwen2, qwen3 or gemma3 transformer with f32 weights. One call at a time: the threads are shared.
 class model {
  public:
-  model(gguf_file const& file, int threads);
+  /// Products and a prompt's attention run on the backend, or on the model's own threads.
+  model(gguf_file const& file, int threads, std::unique_ptr<backend> on = nullptr);
 
   model_config const& config() const { return config_; }
 
@@ -94,8 +96,8 @@ class model {
 
  private:
   struct layer_weights {
-    std::vector<float> attention_norm, qkv, qkv_bias, output, ffn_norm, gate_up, down;  // qkv and gate_up: matrices under each other
-    std::vector<float> q_norm, k_norm, post_attention_norm, post_ffn_norm;
+    std::vector<float> attention_norm, qkv_bias, ffn_norm, q_norm, k_norm, post_attention_norm, post_ffn_norm;
+    int qkv = 0, output = 0, gate_up = 0, down = 0;  // the backend's; qkv and gate_up: matrices under each other
   };
 
   void check(std::span<int const> tokens) const;
@@ -105,9 +107,12 @@ class model {
 
   model_config config_;
   rotary_angles angles_, windowed_angles_;
-  std::vector<float> embedding_, output_norm_, output_;  // output_ is empty if tied
+  std::shared_ptr<std::vector<float> const> embedding_;
+  std::vector<float> output_norm_;
+  int output_ = 0;
   std::vector<layer_weights> layers_;
   std::unique_ptr<cellar::host::thread_pool> threads_;
+  std::unique_ptr<backend> backend_;
 };
 
 }  // namespace engine

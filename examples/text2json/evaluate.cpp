@@ -114,7 +114,7 @@ document_evaluation evaluate(evaluation const& what, document const& d, engine::
   for (std::size_t i = 0; i < lanes.size(); ++i) {
     progress("seal", std::int64_t(i), std::int64_t(lanes.size()));
     lane& l = lanes[i];
-    l.scheme = make_scheme(what.schemes[i], model, staged, what.writes ? 2 : 1, generated, allowed);
+    l.scheme = what.make(what.schemes[i], model, staged, what.writes ? 2 : 1, generated, allowed);
     l.keys.resize(std::size_t(c.layers * answer_tokens * c.kv_width()));
     l.values.resize(l.keys.size());
     l.error = l.captured = l.captured_far = l.all_far = l.oracle = std::vector<double>(heads, 0.0);

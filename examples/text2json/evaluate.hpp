@@ -8,14 +8,16 @@
 #include "engine/tokenizer.hpp"
 #include "text2json/documents.hpp"
 #include "text2json/metrics.hpp"
+#include "text2json/schemes.hpp"
 
 namespace text2json {
 
 struct evaluation {
-  std::vector<std::string> schemes;  ///< dense first.
-  double budget = 0.03125;           ///< Share of the prompt's tokens that a scheme may choose.
-  std::int64_t window = 0;           ///< Last tokens of the prompt that stay near; 0: the published 64, scaled with the budget.
-  bool writes = true;                ///< Let each scheme write an answer of its own too, for the score.
+  std::vector<std::string> schemes;           ///< dense first.
+  double budget = 0.03125;                    ///< Share of the prompt's tokens that a scheme may choose.
+  std::int64_t window = 0;                    ///< Last tokens of the prompt that stay near; 0: the published 64, scaled with the budget.
+  bool writes = true;                         ///< Let each scheme write an answer of its own too, for the score.
+  decltype(&make_scheme) make = make_scheme;  ///< Or make_cuda_scheme.
 };
 
 /// What is being done: part, done, of.

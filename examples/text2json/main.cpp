@@ -11,6 +11,7 @@
 #include <optional>
 #include <thread>
 
+#include "engine/cuda.hpp"
 #include "text2json/evaluate.hpp"
 #include "text2json/report.hpp"
 #include "text2json/schemes.hpp"
@@ -20,7 +21,7 @@ namespace {
 using namespace text2json;
 
 struct options {
-  std::string model, dataset, generate_only, out = "out", task = "text2json", subjects = "design", tokens = "1000";
+  std::string model, dataset, generate_only, out = "out", task = "text2json", subjects = "design", tokens = "1000", device = "host";
   int documents = 0;
   std::vector<std::string> schemes;
   double budget = 0.03125;
@@ -115,11 +116,22 @@ void run(options const& o) {
   for (auto const& name : o.schemes.empty() ? scheme_names() : o.schemes)
     if (name != "dense") what.schemes.push_back(name);
 
-  engine::model const model(*file, o.threads);
+  std::unique_ptr<engine::backend> backend;  // of the host's threads where there is none
+  std::string device = processor();
+  if (o.device == "cuda") {
+#ifdef CELLAR_TEXT2JSON_CUDA
+    backend = engine::cuda_backend();
+    device = engine::cuda_device_name();
+    what.make = make_cuda_scheme;
+#else
+    throw std::invalid_argument("This program is built without CUDA. Configure with -DCELLAR_TEXT2JSON_CUDA=ON, where there is nvcc.");
+#endif
+  }
+  engine::model const model(*file, o.threads, std::move(backend));
   progress_line progress;
   report r{.model = std::filesystem::path(o.model).filename().string(),
            .task = o.dataset.empty() ? o.task : std::filesystem::path(o.dataset).filename().string(),
-           .device = processor(),
+           .device = device,
            .compiler = compiler(),
            .commit = CELLAR_COMMIT,
            .threads = o.threads,
@@ -181,6 +193,9 @@ int main(int count, char** arguments) {
       ->capture_default_str();
   app.add_option("--schemes", o.schemes, "names with commas (default: all); dense is always there")->delimiter(',')->check(CLI::IsMember(scheme_names()));
   app.add_option("--budget", o.budget, "share of the prompt's tokens that a scheme may read from far memory, in (0, 1]")->capture_default_str();
+  app.add_option("--device", o.device, "where products, a prompt's attention and the schemes run")
+      ->check(CLI::IsMember({"host", "cuda"}))
+      ->capture_default_str();
   app.add_option("--threads", o.threads)->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--seed", o.seed)->capture_default_str();
   app.add_option("--out", o.out, "folder of report.json and plot.svg")->capture_default_str();

@@ -41,5 +41,9 @@ std::vector<std::string> const& scheme_names();
 /// Errors    std::invalid_argument for a head width that is not compiled in
 std::unique_ptr<scheme_on_prompt> make_scheme(std::string const& name, engine::model const& model, engine::staged_prompt& prompt, int sequences,
                                               std::int64_t generated_tokens, allowance const& allowed);
+/// The same with its cache on the current CUDA device. Rows go in and come out in host memory, and `ms/step` is without their copies. In programs that are
+/// built with CELLAR_TEXT2JSON_CUDA.
+std::unique_ptr<scheme_on_prompt> make_cuda_scheme(std::string const& name, engine::model const& model, engine::staged_prompt& prompt, int sequences,
+                                                   std::int64_t generated_tokens, allowance const& allowed);
 
 }  // namespace text2json

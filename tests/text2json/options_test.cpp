@@ -60,6 +60,7 @@ TEST_CASE("options out of range are refused, and say what is wanted") {
   refused("--threads 0", "--threads");
   refused("--task sums", "--task");
   refused("--schemes dense,nonsense", "nonsense");
+  refused("--device tpu", "--device");
   refused("--model /nonexistent.gguf", "--model");
   refused("--dataset /nonexistent.jsonl", "--dataset");
   refused("--nonsense", "--nonsense");

@@ -525,11 +525,16 @@ class cache {
   /// The blocks that the last attend read, or a select after it chose, for a sequence of the batch and a KV head, ascending; nullopt: all of them. Valid until
   /// the next call.
   std::optional<row_view<logical_block const>> selected(i64 batch_index, int kv_head) const requires(Executor::is_host) {
-    expects(batch_index >= 0 && batch_index < i64(steps_.size()), "selected: the step has no such sequence");
-    expects(kv_head >= 0 && kv_head < map_.shape.kv_heads, "selected: no such KV head");
+    check_item(batch_index, kv_head);
     if (attends_everything_) return std::nullopt;
     i64 const item = batch_index * map_.shape.kv_heads + kv_head;
     return row_view<logical_block const>{ids_.data() + item * sizes_.selected, counts_[std::size_t(item)]};
+  }
+  /// The same of a device, copied. Waits.
+  std::optional<std::vector<logical_block>> selected(Executor const& on, i64 batch_index, int kv_head) const requires(!Executor::is_host) {
+    check_item(batch_index, kv_head);
+    if (attends_everything_) return std::nullopt;
+    return downloaded(on, ids_.data() + (batch_index * map_.shape.kv_heads + kv_head) * sizes_.selected, sizes_.selected);
   }
   /// The same in the executor's memory, [sequences of a step, kv_heads, selected], ascending, rest -1: of the last attend that selected.
   row_view<logical_block const> selection() const { return {ids_.data(), i64(ids_.size())}; }
@@ -541,10 +546,14 @@ class cache {
   }
   /// The blocks of a prompt that stay near in a layer and KV head, ascending; they are attended beside the selected ones. Valid until the next call.
   row_view<logical_block const> outliers(int layer, sequence_id id, int kv_head) const requires(Executor::is_host) {
-    static_cast<void>(at(id));
-    check_layer(layer);
-    expects(kv_head >= 0 && kv_head < map_.shape.kv_heads, "outliers: no such KV head");
+    check_outliers(layer, id, kv_head);
     return outliers_of(layer, number(id), kv_head);
+  }
+  /// The same of a device, copied. Waits.
+  std::vector<logical_block> outliers(Executor const& on, int layer, sequence_id id, int kv_head) const requires(!Executor::is_host) {
+    check_outliers(layer, id, kv_head);
+    if constexpr (!Scheme::outliers::keeps_outliers) return {};
+    return downloaded(on, reinterpret_cast<logical_block const*>(outliers_.data() + outlier_record(layer, number(id), kv_head)), map_.outliers);
   }
   // Of a sequence whose prompt is finished; else an error.
 
@@ -846,9 +855,27 @@ class cache {
 
   row_view<logical_block const> outliers_of(int layer, i64 slot, int head) const {
     if constexpr (!Scheme::outliers::keeps_outliers) return {};
-    i64 const record = (i64{layer} * limits_.sequences + slot) * map_.outlier_sequence() + head * map_.outlier_head();
-    auto const* const ids = reinterpret_cast<logical_block const*>(outliers_.data() + record);
+    auto const* const ids = reinterpret_cast<logical_block const*>(outliers_.data() + outlier_record(layer, slot, head));
     return {ids, std::find(ids, ids + map_.outliers, logical_block{-1}) - ids};
+  }
+  i64 outlier_record(int layer, i64 slot, int head) const {
+    return (i64{layer} * limits_.sequences + slot) * map_.outlier_sequence() + head * map_.outlier_head();
+  }
+  /// Ids in a device's memory, up to the first -1.
+  static std::vector<logical_block> downloaded(Executor const& on, logical_block const* ids, i64 count) {
+    std::vector<logical_block> all(static_cast<std::size_t>(count));
+    on.download(all.data(), ids, count * i64(sizeof(logical_block)));
+    all.erase(std::find(all.begin(), all.end(), logical_block{-1}), all.end());
+    return all;
+  }
+  void check_item(i64 batch_index, int kv_head) const {
+    expects(batch_index >= 0 && batch_index < i64(steps_.size()), "selected: the step has no such sequence");
+    expects(kv_head >= 0 && kv_head < map_.shape.kv_heads, "selected: no such KV head");
+  }
+  void check_outliers(int layer, sequence_id id, int kv_head) const {
+    static_cast<void>(at(id));
+    check_layer(layer);
+    expects(kv_head >= 0 && kv_head < map_.shape.kv_heads, "outliers: no such KV head");
   }
   i64 outlier_bytes(i64 slot) const {
     if constexpr (!Executor::is_host) return map_.outlier_sequence();  // what is reserved: the ids are not the host's to read

@@ -1,0 +1,294 @@
+#pragma once
+#include <algorithm>
+#include <chrono>
+#include <stdexcept>
+#include <string_view>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#include "cellar/cellar.hpp"
+#include "cellar/interop/lapack.hpp"
+#include "text2json/schemes.hpp"
+
+/// The schemes at work on an executor. A source that calls make_scheme_on compiles them for it.
+
+namespace text2json {
+
+/// f16 near and exact, not bf16: the keys of Qwen2 carry a bias of over a hundred, which bf16 would round by a half.
+using scalar = cellar::f16;
+
+/// A method as published, but for what the comparison fixes for all: generated tokens stay near.
+template <class Scheme>
+struct compared : Scheme {
+  static constexpr bool keeps_generated = true;
+};
+
+/// The best that any choice of tokens can do: exact scores, exact keys and values.
+template <int HeadDim, class Scalar>
+struct oracle : cellar::scheme::yakv<HeadDim, Scalar> {
+  using key_codec = cellar::codec::identity<Scalar>;
+  using value_codec = cellar::codec::identity<Scalar>;
+  using summary = cellar::summary::quantized_key<cellar::codec::identity<Scalar>>;
+};
+
+/// What each cause that the paper names costs alone: keys of low rank (a rank scaled to the model's width), chosen by exact scores.
+template <int HeadDim, class Scalar>
+struct low_rank_keys : oracle<HeadDim, Scalar> {
+  using key_codec = cellar::codec::low_rank<cellar::codec::rank_share<160, 1024>, cellar::interop::lapack_eigensolver, Scalar>;
+};
+
+/// yakv_centred's choice with exact keys and values: what the 2-bit ranking costs without the 4-bit rows.
+template <int HeadDim, class Scalar>
+struct exact_rows : cellar::scheme::yakv_centred<HeadDim, Scalar> {
+  using key_codec = cellar::codec::identity<Scalar>;
+  using value_codec = cellar::codec::identity<Scalar>;
+};
+
+/// shadow_kv's choice with exact keys: the chunks that their landmark describes worst stay near.
+template <int HeadDim, class Scalar>
+struct mean_landmark_outliers : cellar::scheme::mean_landmark<HeadDim, Scalar> {
+  using outliers = cellar::select::least_cosine;
+};
+
+/// yakv_centred with landmarks centred on the mean of each 64 keys as attended, not on the mean key before rotary embedding.
+template <int HeadDim, class Scalar>
+struct yakv_block_centred : cellar::scheme::yakv_centred<HeadDim, Scalar> {
+  using summary = cellar::summary::quantized_key<cellar::codec::centred<cellar::codec::higgs<4, 256, 1>, cellar::codec::block_mean<64>>>;
+};
+
+template <class Scheme, class Executor>
+class scheme_of final : public scheme_on_prompt {
+ public:
+  scheme_of(Executor const& on, engine::model const& model, engine::staged_prompt& prompt, int sequences, std::int64_t generated_tokens,
+            cellar::budget const& budget)
+      : shape_(shape_of(model)), on_(on), cache_(on_, shape_, limits_of(prompt, sequences, generated_tokens), budget) {
+    auto const begin = [&](float* keys, float* values) {
+      for (int i = 0; i < sequences; ++i) {
+        auto const id = cache_.begin_prompt(cellar::prompt_staging<float>{keys, values, prompt.capacity, prompt.tokens});
+        cache_.finish_prompt(on_, id);
+        ids_.push_back(id);
+      }
+    };
+    if constexpr (Executor::is_host) {
+      begin(prompt.keys.data(), prompt.values.data());
+      cache_.observe(&work_);
+    } else {
+      auto keys = on_.template allocate<float>(std::int64_t(prompt.keys.size())), values = on_.template allocate<float>(std::int64_t(prompt.values.size()));
+      on_.upload(keys.data(), prompt.keys.data(), bytes_of(prompt.keys.size()));
+      on_.upload(values.data(), prompt.values.data(), bytes_of(prompt.values.size()));
+      begin(keys.data(), values.data());
+      on_.wait();  // before they go
+      std::int64_t const row = Scheme::head_dim * sequences;
+      q_ = on_.template allocate<float>(shape_.query_heads * row);
+      out_ = on_.template allocate<float>(shape_.query_heads * row);
+      k_ = on_.template allocate<float>(shape_.kv_heads * row);
+      v_ = on_.template allocate<float>(shape_.kv_heads * row);
+    }
+  }
+
+  void plan(std::span<int const> sequences) override {
+    batch_.clear();
+    for (int const s : sequences) batch_.push_back({ids_[std::size_t(s)], 1});
+    timed([&] { cache_.plan(on_, {batch_.data(), std::int64_t(batch_.size())}); });
+    steps_ += std::int64_t(batch_.size());
+  }
+
+  void attend(int layer, float const* q, float const* k, float const* v, float* out) override {
+    layer_ = layer;
+    auto const n = std::int64_t(batch_.size());
+    int const d = Scheme::head_dim;
+    auto const attend = [&](float const* queries, float const* keys, float const* values, float* outputs) {
+      cache_.append(on_, layer, cellar::packed_heads(keys, n, shape_.kv_heads, d), cellar::packed_heads(values, n, shape_.kv_heads, d));
+      cache_.attend(on_, layer, cellar::packed_heads(queries, n, shape_.query_heads, d), cellar::packed_heads(outputs, n, shape_.query_heads, d));
+    };
+    if constexpr (Executor::is_host) {
+      timed([&] { attend(q, k, v, out); });
+    } else {
+      on_.upload(q_.data(), q, bytes_of(std::size_t(n * shape_.query_heads * d)));
+      on_.upload(k_.data(), k, bytes_of(std::size_t(n * shape_.kv_heads * d)));
+      on_.upload(v_.data(), v, bytes_of(std::size_t(n * shape_.kv_heads * d)));
+      timed([&] {
+        attend(q_.data(), k_.data(), v_.data(), out_.data());
+        on_.wait();
+      });
+      on_.download(out, out_.data(), bytes_of(std::size_t(n * shape_.query_heads * d)));
+      ++work_.attends;
+      for (auto const& b : batch_) {
+        std::int64_t const sealed = cache_.sealed_blocks(b.sequence);
+        bool const is_dense = cellar::operation::selects_everything<Scheme>;
+        work_.fetched_blocks += shape_.kv_heads * (is_dense ? sealed : std::min(sealed, cache_.selected_blocks(b.sequence)));
+      }
+    }
+  }
+
+  std::vector<bool> attended(int kv_head) const override {
+    auto const id = batch_.front().sequence;
+    std::vector<bool> is(std::size_t(cache_.length(id)), true);
+    auto const chosen = [&] {
+      if constexpr (Executor::is_host)
+        return cache_.selected(0, kv_head);
+      else
+        return cache_.selected(on_, 0, kv_head);
+    }();
+    if (!chosen) return is;
+    std::int64_t const block = Scheme::block_tokens, first = cache_.sinks();
+    for (std::int64_t p = first; p < first + cache_.sealed_blocks(id) * block; ++p) is[std::size_t(p)] = false;
+    auto const mark = [&](auto const& blocks) {
+      for (auto const b : blocks)
+        for (std::int64_t i = 0; i < block; ++i) is[std::size_t(first + number(b) * block + i)] = true;
+    };
+    mark(*chosen);
+    if constexpr (Executor::is_host)
+      mark(cache_.outliers(layer_, id, kv_head));
+    else
+      mark(cache_.outliers(on_, layer_, id, kv_head));
+    return is;
+  }
+
+  void account(document_result& to) const override {
+    auto const usage = cache_.usage(ids_.front());
+    to.bytes = {double(usage.summary), double(usage.always_near), double(usage.generated), double(usage.pool), double(usage.far)};
+    to.length = cache_.length(ids_.front());
+    to.steps = steps_;
+    to.seconds = seconds_;
+    to.work = work_;
+    if constexpr (!Executor::is_host) {
+      auto const [hits, misses] = cache_.pool_hits_and_misses(on_);
+      to.work.pool_hits = hits;
+      to.work.pool_misses = misses;
+      auto const& planes = cache_.map().geometry();
+      to.work.moved_bytes = hits + misses > 0 ? misses * planes.slice_bytes() : work_.fetched_blocks * (planes.block_bytes() / shape_.kv_heads);
+    }
+  }
+
+ private:
+  static cellar::model_shape shape_of(engine::model const& model) {
+    auto const& c = model.config();
+    auto const& frequencies = model.angles(0).inverse_frequencies;
+    auto const pairing = c.pairing == engine::rotary_pairing::adjacent ? cellar::rotary_pairing::adjacent : cellar::rotary_pairing::half_split;
+    return {.layers = c.layers,
+            .query_heads = c.heads,
+            .kv_heads = c.kv_heads,
+            .head_dim = c.head_dim,
+            .rotary = {pairing, {frequencies.data(), std::int64_t(frequencies.size())}}};
+  }
+  static cellar::limits limits_of(engine::staged_prompt const& prompt, int sequences, std::int64_t generated_tokens) {
+    return {.sequences = sequences, .tokens = prompt.tokens + generated_tokens, .generated_tokens = generated_tokens};
+  }
+  static std::int64_t bytes_of(std::size_t floats) { return std::int64_t(floats * sizeof(float)); }
+  template <class F>
+  void timed(F const& f) {
+    auto const start = std::chrono::steady_clock::now();
+    f();
+    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+
+  cellar::model_shape shape_;
+  Executor on_;
+  cellar::cache<Scheme, Executor> cache_;
+  typename Executor::template buffer<float> q_, k_, v_, out_;  // of a step, on a device
+  int layer_ = 0;                                              // that was attended last
+  std::vector<cellar::sequence_id> ids_;
+  std::vector<cellar::batch_entry> batch_;
+  cellar::statistics work_;
+  std::int64_t steps_ = 0;
+  double seconds_ = 0;
+};
+
+/// A name in a type.
+template <std::size_t N>
+struct literal {
+  char text[N];
+  constexpr literal(char const (&from)[N]) { std::copy_n(from, N, text); }
+};
+template <literal Name, class Scheme>
+struct named {
+  static constexpr std::string_view name = Name.text;
+  using type = Scheme;
+};
+
+using lapack = cellar::interop::lapack_eigensolver;
+using scaled_rank = cellar::codec::rank_share<160, 1024>;
+
+/// Every scheme for heads of that width, dense first.
+template <int HeadDim>
+using all_schemes =
+    std::tuple<named<"dense", compared<cellar::scheme::dense<HeadDim, scalar>>>, named<"oracle", oracle<HeadDim, scalar>>,
+               named<"yakv_centred", cellar::scheme::yakv_centred<HeadDim, scalar>>, named<"yakv", cellar::scheme::yakv<HeadDim, scalar>>,
+               named<"yakv_before_rotary", cellar::scheme::yakv_before_rotary<HeadDim, scalar>>,
+               named<"yakv_block_centred", yakv_block_centred<HeadDim, scalar>>, named<"yakv_residual", cellar::scheme::yakv_residual<HeadDim, scalar>>,
+               named<"yakv_published", cellar::scheme::yakv_published<HeadDim, scalar>>, named<"exact_rows", exact_rows<HeadDim, scalar>>,
+               named<"low_rank_keys", low_rank_keys<HeadDim, scalar>>, named<"mean_landmark", cellar::scheme::mean_landmark<HeadDim, scalar>>,
+               named<"mean_landmark_outliers", mean_landmark_outliers<HeadDim, scalar>>, named<"shadow_kv", cellar::scheme::shadow_kv<HeadDim, lapack, scalar>>,
+               named<"shadow_kv_scaled", cellar::scheme::shadow_kv<HeadDim, lapack, scalar, scaled_rank>>,
+               named<"arkvale", compared<cellar::scheme::arkvale<HeadDim, scalar>>>, named<"quest", compared<cellar::scheme::quest<HeadDim, scalar>>>,
+               named<"sink_window", compared<cellar::scheme::sink_window<HeadDim, scalar>>>>;
+
+/// What a program is compiled for: names of schemes with commas (all if empty), and widths of heads. Each pair is code of its own.
+template <literal Names, int... HeadDim>
+struct compiled_for {
+  static constexpr bool has(std::string_view name) {
+    std::string_view all = Names.text;
+    if (all.empty()) return true;
+    while (!all.empty()) {
+      auto const end = all.find(',');
+      if (all.substr(0, end) == name) return true;
+      all = end == all.npos ? std::string_view{} : all.substr(end + 1);
+    }
+    return false;
+  }
+  /// Calls f with the width as a constant, if it is one of them. Whether it is.
+  template <class F>
+  static bool with_width(int width, F const& f) {
+    return ((width == HeadDim && (f(std::integral_constant<int, HeadDim>{}), true)) || ...);
+  }
+};
+
+/// Calls f(type) with the scheme of that name for heads of that width: from run time to compile time, once. Whether there is one.
+template <class Compiled, int HeadDim, class F>
+bool visit(std::string const& name, F const& f) {
+  auto const is = [&]<class Named>(std::type_identity<Named>) {
+    if constexpr (Compiled::has(Named::name)) {
+      if (name != Named::name) return false;
+      f(std::type_identity<typename Named::type>{});
+      return true;
+    } else {
+      return false;
+    }
+  };
+  return [&]<class... Named>(std::type_identity<std::tuple<Named...>>) {
+    return (is(std::type_identity<Named>{}) || ...);
+  }(std::type_identity<all_schemes<HeadDim>>{});
+}
+
+/// make_scheme on an executor, which must outlive it.
+template <class Compiled, class Executor>
+std::unique_ptr<scheme_on_prompt> make_scheme_on(Executor const& on, std::string const& name, engine::model const& model, engine::staged_prompt& prompt,
+                                                 int sequences, std::int64_t generated_tokens, allowance const& allowed) {
+  cellar::budget budget{.tokens = allowed.tokens, .window = allowed.window};
+  if (name == "shadow_kv") budget.outliers = 48;  // as published, for 2048 tokens
+  if (name == "shadow_kv_scaled" || name == "mean_landmark_outliers") budget.outliers = (24 * allowed.tokens + 1023) / 1024;
+  if (name == "sink_window") {  // nothing is chosen: the tokens are sinks and a longer window
+    budget.sinks = std::min<std::int64_t>(4, allowed.tokens);
+    budget.window = allowed.window + allowed.tokens - budget.sinks;
+  }
+  std::unique_ptr<scheme_on_prompt> made;
+  auto const make = [&]<class Scheme>(std::type_identity<Scheme>) {
+    made = std::make_unique<scheme_of<Scheme, Executor>>(on, model, prompt, sequences, generated_tokens, budget);
+  };
+  if (model.config().global_layers() < model.config().layers)
+    throw std::invalid_argument("This program runs models whose layers all see all tokens; some of this one's have a sliding window. Choose another model.");
+  int const head_dim = model.config().head_dim;
+  bool is_found = false;
+  bool const is_width_compiled =
+      Compiled::with_width(head_dim, [&]<int HeadDim>(std::integral_constant<int, HeadDim>) { is_found = visit<Compiled, HeadDim>(name, make); });
+  if (!is_width_compiled)
+    throw std::invalid_argument("This program is not compiled for heads of " + std::to_string(head_dim) +
+                                " channels, as the model has. Configure with -DCELLAR_TEXT2JSON_HEAD_DIMS=" + std::to_string(head_dim) + ".");
+  if (!is_found)
+    throw std::invalid_argument("There is no scheme " + name + (std::ranges::count(scheme_names(), name) > 0 ? " compiled for this device." : "."));
+  return made;
+}
+
+}  // namespace text2json
