@@ -19,7 +19,7 @@ namespace against_host {
 
 using namespace cellar;
 
-inline constexpr bool is_short = CELLAR_UNDER_THREAD_SANITIZER;
+inline constexpr bool all_short = CELLAR_UNDER_THREAD_SANITIZER;
 
 /// When a schedule selects ahead of attend.
 enum class ahead { never, after_attend, before_append };
@@ -27,10 +27,11 @@ enum class ahead { never, after_attend, before_append };
 struct sizes {
   int layers = 2, group = 3, kv_heads = 2;
   float bound = 0;  ///< Of the relative error of an output row; 0: 2e-5, or 4e-3 for 16-bit outputs.
-  i64 prompts[2] = {is_short ? 140 : 333, is_short ? 60 : 150};
-  int steps = is_short ? 1 : is_sanitized ? 2 : 4;
+  i64 prompts[2] = {all_short ? 140 : 333, all_short ? 60 : 150};
+  int steps = all_short ? 1 : is_sanitized ? 2 : 4;
   ahead selects = ahead::never;
   i64 selected_tokens = 64;  ///< Of schemes that select.
+  bool is_short = all_short;
 };
 
 inline std::vector<double> frequencies(int head_dim) {
@@ -183,7 +184,7 @@ void check(Device const& on, std::uint64_t seed, sizes const& s = {}, cellar::bu
   int const repeats = is_sanitized ? 1 : 2;
   for (int i = 0; i < repeats; ++i) step({{forked, 2}, {ids[0], 1}, {ids[1], 3}});
   if constexpr (!operation::selects_nothing<Scheme>) {
-    int const again = is_short ? 1 : is_sanitized ? 6 : 13;
+    int const again = s.is_short ? 1 : is_sanitized ? 6 : 13;
     i64 const length = std::max<i64>(5, reference.length(ids[0]) - std::max(3 * again - 2, 13));  // within a block of 8, 16 or 32
     reference.truncate(host, ids[0], length);
     tested.truncate(on, ids[0], length);

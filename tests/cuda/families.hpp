@@ -11,35 +11,43 @@ namespace codecs = cellar::codec;
 namespace summaries = cellar::summary;
 namespace selects = cellar::select;
 
+/// A scheme by a whole schedule, and by short ones with every other group size and with other tails.
+template <class S, class T, class Device>
+void check_groups(Device const& on, std::uint64_t seed) {
+  check<S, T>(on, seed);
+  if constexpr (is_sanitized) return;  // the same code
+  for (int const group : {1, 2, 4, 7, 8})
+    check<S, T>(on, seed, {.layers = 1, .group = group, .kv_heads = 1, .prompts = {128 + group, 67 - group}, .steps = 1, .is_short = true});
+}
+
 template <class Device>
 void yakv(Device const& on) {
-  check<scheme::yakv<64, float>, float>(on, 1);
-  for (int const group : {1, 2, 4, 7, 8})
-    if (!is_sanitized || group == 7) check<scheme::yakv<128>, bf16>(on, 2, {.layers = 1, .group = group, .kv_heads = 2});
+  check_groups<scheme::yakv<64, float>, float>(on, 1);
+  check<scheme::yakv<128>, bf16>(on, 2, {.layers = 1, .group = 7, .kv_heads = 2});
 }
 
 template <class Device>
 void yakv_variants(Device const& on) {
-  check<scheme::yakv_centred<64, f16>, f16>(on, 3);
-  check<scheme::yakv_before_rotary<64>, bf16>(on, 4);
+  check_groups<scheme::yakv_centred<64, f16>, f16>(on, 3);
+  check_groups<scheme::yakv_before_rotary<64>, bf16>(on, 4);
 }
 template <class Device>
 void yakv_published(Device const& on) {
-  check<scheme::yakv_published<64>, bf16>(on, 5);
-  check<scheme::yakv_residual<64>, bf16>(on, 6);
+  check_groups<scheme::yakv_published<64>, bf16>(on, 5);
+  check_groups<scheme::yakv_residual<64>, bf16>(on, 6);
 }
 
 template <class Device>
 void exact(Device const& on) {
-  check<scheme::dense<64, float>, float>(on, 7);
+  check_groups<scheme::dense<64, float>, float>(on, 7);
   check<scheme::dense<128>, bf16>(on, 8, {.layers = 1, .group = 71, .kv_heads = 1});
-  check<scheme::sink_window<64>, bf16>(on, 9);
+  check_groups<scheme::sink_window<64>, bf16>(on, 9);
 }
 template <class Device>
 void blocks(Device const& on) {
-  check<scheme::quest<64, float>, float>(on, 10);
-  check<scheme::mean_landmark<96, f16>, f16>(on, 11);
-  check<scheme::arkvale<80>, bf16>(on, 12);
+  check_groups<scheme::quest<64, float>, float>(on, 10);
+  check_groups<scheme::mean_landmark<96, f16>, f16>(on, 11);
+  check_groups<scheme::arkvale<80>, bf16>(on, 12);
   check<scheme::quest<256>, f16>(on, 13, {.layers = 1, .group = 2, .kv_heads = 1});
 }
 
@@ -54,8 +62,8 @@ struct block_centred : scheme::yakv<64, float> {  // codes of 16 and 8 tokens at
 };
 template <class Device>
 void learnt(Device const& on) {
-  check<with_remainder, float>(on, 14);
-  check<block_centred, float>(on, 15);
+  check_groups<with_remainder, float>(on, 14);
+  check_groups<block_centred, float>(on, 15);
 }
 
 struct bytes : scheme::quest<64, f16> {
@@ -94,7 +102,7 @@ struct shared : scheme::quest<64, float> {
 template <class Device>
 void reuse(Device const& on) {
   check<shared<2, 3>, float>(on, 19, {.layers = 4});
-  if (!against_host::is_short) check<shared<1, 2>, float>(on, 20, {.selects = against_host::ahead::after_attend});
+  if (!against_host::all_short) check<shared<1, 2>, float>(on, 20, {.selects = against_host::ahead::after_attend});
   check<shared<1, 2>, float>(on, 21, {.selects = against_host::ahead::before_append, .selected_tokens = 400});  // none that is not there yet
 }
 
@@ -110,6 +118,22 @@ void overlap(Device const& on) {
   if constexpr (is_sanitized) return;
   check<overlapped<scheme::dense<64, float>>, float>(on, 24);  // nothing to fetch
   check<overlapped<shared<1, 2>>, float>(on, 25, {.selects = against_host::ahead::after_attend});
+}
+
+/// Head dimensions that the others leave out, for what differs most by them.
+template <class Device>
+void head_dims(Device const& on) {
+  if constexpr (is_sanitized) return;  // two of each kind are among the others
+  against_host::sizes const small{.layers = 1, .group = 3, .kv_heads = 2, .is_short = true};
+  check<scheme::dense<80>, bf16>(on, 26, small);
+  check<scheme::dense<96, float>, float>(on, 27, small);
+  check<scheme::dense<256, f16>, f16>(on, 28, small);
+  check<scheme::yakv<80>, bf16>(on, 29, small);
+  check<scheme::yakv<96, float>, float>(on, 30, small);
+  check<scheme::yakv<256, f16>, f16>(on, 31, small);
+  check<scheme::quest<80>, bf16>(on, 32, small);
+  check<scheme::quest<96, float>, float>(on, 33, small);
+  check<scheme::quest<128>, bf16>(on, 34, small);
 }
 
 }  // namespace families
