@@ -4,7 +4,7 @@
 #   tests/gpu.sh [--out FOLDER] [--built FOLDER] [--only tests|sanitizers|benchmarks]
 #
 # Where CELLAR_TEST_MODEL_SMOLLM or CELLAR_TEST_MODEL_QWEN names a model file, and the examples' packages are there, Text2JSON is decoded on the device too.
-# FOLDER of --out takes logs and JSON (build/gpu/results unless named). --built names a folder that has the programs test_device and benchmark_cuda_decode already,
+# FOLDER of --out takes logs and JSON (build/gpu/results unless named). --built names a folder that has the programs test_device and benchmark_cuda_* already,
 # for a machine that lacks what building needs; else they are built for this machine's device into build/gpu.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -25,15 +25,16 @@ mkdir -p "$out"
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$out/device.txt" || { echo "There is no NVIDIA device here." >&2; exit 77; }
 git -C "$root" rev-parse --short HEAD >"$out/commit.txt" 2>/dev/null
 
+benchmarks=()
+for source in "$root"/benchmarks/cuda_*.cu; do benchmarks+=("$(basename "$source" .cu)"); done
 model=${CELLAR_TEST_MODEL_QWEN:-${CELLAR_TEST_MODEL_SMOLLM:-}}
 if [[ -z $built ]]; then
   built=$root/build/gpu
   cmake -S "$root" -B "$built" -DCMAKE_BUILD_TYPE=Release -DCELLAR_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=native \
     -DCELLAR_EXAMPLES=$([[ -n $model ]] && echo ON || echo OFF) ${model:+-DCELLAR_TEXT2JSON_CUDA=ON "-DCELLAR_TEXT2JSON_CUDA_SCHEMES=dense,yakv_centred,quest"} \
     >"$out/configure.log" &&
-    cmake --build "$built" --parallel --target test_device benchmark_cuda_decode ${model:+text2json} >"$out/build.log" || { tail -30 "$out/build.log"; exit 1; }
-  find "$built" -name test_device -type f -exec ln -sf {} "$built/test_device" \; -o -name benchmark_cuda_decode -type f -exec ln -sf {} "$built/benchmark_cuda_decode" \; \
-    -o -name text2json -type f -exec ln -sf {} "$built/text2json" \;
+    cmake --build "$built" --parallel --target test_device $(printf "benchmark_%s " "${benchmarks[@]}") ${model:+text2json} >"$out/build.log" || { tail -30 "$out/build.log"; exit 1; }
+  find "$built" -type f \( -name test_device -o -name 'benchmark_cuda_*' -o -name text2json \) -executable -exec ln -sf {} "$built" \;
 fi
 
 failed=0
@@ -56,7 +57,9 @@ if [[ -n $model && -x $built/text2json && (-z $only || $only == tests) ]]; then
   run text2json 120 "$built/text2json" --device cuda --model "$model" --documents 1 --tokens 1000 --budget 0.125 --schemes yakv_centred,quest --out "$out/text2json"
 fi
 if [[ -z $only || $only == benchmarks ]]; then
-  run benchmarks 240 "$built/benchmark_cuda_decode" --benchmark_out="$out/cuda_decode.json" --benchmark_out_format=json
+  for name in "${benchmarks[@]}"; do
+    run "$name" 40 "$built/benchmark_$name" --benchmark_out="$out/$name.json" --benchmark_out_format=json
+  done
   run peers 60 python3 "$root/benchmarks/peers/torch_decode.py"
 fi
 if [[ -z $only || $only == sanitizers ]]; then

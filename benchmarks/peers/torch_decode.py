@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times PyTorch's dense decode attention, top-k and gather on the shapes of benchmarks/cuda_decode.cu, and prints them as JSON.
+"""Times PyTorch's dense decode attention, top-k and gather on the shapes of benchmarks/cuda_*.cu, and prints them as JSON.
 
 Needs a CUDA device and PyTorch; says so and ends with status 77 (a skip) where either is missing.
 """
