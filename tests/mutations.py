@@ -169,6 +169,7 @@ MUTATIONS = [
     ("operation/select_runs.hpp", "if (*s.found > run_selection::room) {", "if (false) {", "cuda/emulated_select_runs_test.cpp"),
     ("select/radix.hpp", "if (*found > cells::room) return radix_search(t, scores, take, one, s);", "", "emulator/bodies_test.cpp"),
     ("host/reuse.hpp", "if (!is_appended) step.sealed = step.sealed_before;", "", "cache/shared_selection_test.cpp"),
+    ("cache/cache.hpp", "run_pools_.forget(on, id, 0);\n    auto const layers", "auto const layers", "cuda/emulated_snapshot_test.cpp"),
     ("cuda/attend.hpp", "missing ? missing[item] : 0;", "0;", "cuda/emulated_overlap_test.cpp"),
     ("cuda/resolve.hpp", "misses[before] == i ? count - missing + before : i - before;", "misses[before] == i ? count - missing + before : i;", "cuda/emulated_overlap_test.cpp"),
     ("operation/attend_span.hpp", "is_late ? far + (chunk", "is_late ? (chunk", "emulator/bodies_test.cpp"),

@@ -13,6 +13,7 @@
 #include "cellar/cuda/resolve.hpp"
 #include "cellar/cuda/reuse.hpp"
 #include "cellar/cuda/sequence.hpp"
+#include "cellar/cuda/snapshot.hpp"
 #include "emulator/emulator.hpp"
 
 namespace emulator {

@@ -450,10 +450,10 @@ class cache {
   /// Writes a sequence to a file, for restore in this or another cache of the scheme, also after a restart. A file of that name is replaced as a whole: a
   /// process that stops in between leaves the old one.
   ///
-  /// Effects  writes `path` + ".partial", waits until it is on the device, renames it; allocates 256 KB and lists of layers. The sequence goes on
+  /// Effects  writes `path` + ".partial", waits until it is on the disk, renames it; allocates 256 KB and lists of layers. The sequence goes on. On a device
+  ///          it waits for the stream, and copies piece by piece
   /// Errors   precondition_error for a sequence of an open step; io_error, and then the old file is there (or the new one, if only the folder's sync failed)
   template <class File = tier::posix_file>
-    requires(Executor::is_host)
   void save(Executor const& on, sequence_id id, std::string const& path) {
     sequence const& s = at(id, life::decode, "save: no such sequence, or its prompt is not finished");
     expects(!(is_open() && is_in_step(id)), "save: the sequence is part of a step that is not appended in all layers; append it there, or discard it");
@@ -462,13 +462,13 @@ class cache {
                                  {s.prompt_tokens, s.length, s.sealed, s.kept_tokens, s.selected_blocks}, path);
   }
 
-  /// A sequence from a file that save wrote. Limits and executor may be others than those of the cache that saved it; what is stored must be the same.
+  /// A sequence from a file that save wrote. Limits and executor may be others than those of the cache that saved it, host or device; what is stored must be
+  /// the same.
   ///
   /// Effects  takes pages and a sequence; allocates 256 KB and lists of layers
   /// Errors   precondition_error where the file is of another scheme, model or rotary embedding, naming what differs; capacity_error where it does not fit;
   ///          io_error where it is damaged. Nothing has changed then
   template <class File = tier::posix_file>
-    requires(Executor::is_host)
   sequence_id restore(Executor const& on, std::string const& path) {
     auto const slot = free_slot("restore");
     i64 const id = slot - sequences_.begin();
@@ -494,6 +494,7 @@ class cache {
     take_pages(s, id, needed);
     row_view<page_id const> const table{page_table_.data() + id * pages_per_sequence(), needed};
     for (int layer = 0; layer < map_.shape.layers; ++layer) forget_runs(layer, table, 0, r.sealed + (r.kept_tokens > 0));
+    run_pools_.forget(on, id, 0);
     auto const layers = all_layers();
     reader.read(on, row_view<layer_memory<Scheme> const>{layers.data(), i64(layers.size())}, id, table);
     guard.kept = s.pages;

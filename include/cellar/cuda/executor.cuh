@@ -12,6 +12,7 @@
 #include "cellar/cuda/pinned_memory.hpp"
 #include "cellar/cuda/resolve.hpp"
 #include "cellar/cuda/reuse.hpp"
+#include "cellar/cuda/snapshot.hpp"
 #include "cellar/cuda/team.cuh"
 
 namespace cellar::inline CELLAR_ABI {

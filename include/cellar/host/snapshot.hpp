@@ -24,9 +24,9 @@ struct snapshot_fact {
   std::int64_t value;
 };
 
-/// What is stored depends on these, and on the scheme.
+/// What is stored depends on these, and on the scheme. `f`: the map's inverse frequencies, where the host reads them.
 template <offloading_scheme S>
-std::vector<snapshot_fact> snapshot_facts(memory_map<S> const& map) {
+std::vector<snapshot_fact> snapshot_facts(memory_map<S> const& map, row_view<double const> f) {
   auto const g = map.geometry();
   model_shape const& shape = map.shape;
   std::vector<snapshot_fact> facts{{"layers", shape.layers},
@@ -44,7 +44,6 @@ std::vector<snapshot_fact> snapshot_facts(memory_map<S> const& map) {
                                    {"far memory discarded", map.discards_far}};
   std::int64_t embedding = 0;
   if (shape.rotary.is_set()) {
-    auto const f = shape.rotary.inverse_frequencies;
     embedding = 1 + std::int64_t(checksum({reinterpret_cast<std::byte const*>(f.data), f.count * i64(sizeof(double))})) * 2 +
                 (shape.rotary.pairing == rotary_pairing::adjacent);
   }
@@ -57,22 +56,32 @@ std::string scheme_name() {
   return __PRETTY_FUNCTION__;
 }
 
-/// Calls f(row_view<std::byte>) over everything that a layer of a sequence stores, in the file's order; far runs through far(block, head, run).
+/// Calls f(row_view<std::byte>) over everything that a layer of a sequence stores, in the file's order and in pieces as long as they lie together; far runs
+/// through far(block, head, run).
 template <offloading_scheme S, class Bytes, class Run>
 void for_stored_bytes(memory_map<S> const& map, layer_memory<S> const& memory, i64 slot, row_view<page_id const> pages, snapshot_record const& r,
                       Bytes const& f, Run const& far) {
   sequence_view<S> const of{map, memory, slot, pages};
   f(row_view<std::byte>{memory.state + slot * map.state_sequence(), map.state_sequence()});
   if (map.outlier_sequence() > 0) f(row_view<std::byte>{memory.outliers + slot * map.outlier_sequence(), map.outlier_sequence()});
-  i64 const tail = of.position(r.sealed);
+  i64 const tail = std::max(map.sinks, of.position(r.sealed)), row_bytes = S::head_dim * i64(sizeof(typename S::near_scalar));
   for (int head = 0; head < map.shape.kv_heads; ++head)
-    for (int side = 0; side < 2; ++side)
-      for (i64 p = 0; p < r.length; ++p)
-        if (p < map.sinks || p >= tail)
-          f(row_view<std::byte>{reinterpret_cast<std::byte*>(of.near_row(head, side, p)), S::head_dim * i64(sizeof(typename S::near_scalar))});
+    for (int side = 0; side < 2; ++side) {
+      auto const rows = [&](i64 from, i64 to) {
+        if (from < to) f(row_view<std::byte>{reinterpret_cast<std::byte*>(of.near_row(head, side, from)), (to - from) * row_bytes});
+      };
+      rows(0, std::min(map.sinks, r.length));
+      for (i64 p = tail; p < r.length;) {  // the tail is a ring
+        i64 const end = std::min(r.length, p + map.tail_rows - (p - map.sinks) % map.tail_rows);
+        rows(p, end);
+        p = end;
+      }
+    }
   if (map.discards_far) return;
+  using map_type = memory_map<S>;
   for (int copy = 0; copy < map.tile_copies(); ++copy)
-    for (i64 b = 0; b < r.sealed; b += S::summary::tile_blocks) f(row_view<std::byte>{of.tile(b, copy), map.tile()});
+    for (i64 b = 0; b < r.sealed; b += map_type::page_blocks)
+      f(row_view<std::byte>{of.tile(b, copy), ceil_div(std::min<i64>(map_type::page_blocks, r.sealed - b), i64{map_type::tile_blocks}) * map.tile()});
   auto const g = map.geometry();
   for (i64 b = 0; b < r.sealed + (r.kept_tokens > 0); ++b)
     for (int head = 0; head <= g.heads; ++head)
@@ -89,9 +98,19 @@ i64 snapshot_layer_bytes(memory_map<S> const& map, snapshot_record const& r) {
   return map.state_sequence() + map.outlier_sequence() + near + (map.discards_far ? 0 : tiles + far) + i64(sizeof(std::uint32_t));
 }
 
-/// Copies a run between a far block and `run`: in place, through the layout, or through the tier.
-template <bool Writes, offloading_scheme S>
-void move_run(sequence_view<S> const& of, logical_block block, int head, row_view<std::byte> run) {
+/// Memory that the host reads and writes.
+struct in_place {
+  row_view<std::byte const> read(row_view<std::byte> x) const { return {x.data, x.count}; }
+  template <class Fill>
+  void write(row_view<std::byte> x, Fill const& fill) const {
+    fill(x);
+  }
+  void wait() const {}
+};
+
+/// Copies a run between a far block and `run`: through the layout, or through the tier. `memory` reaches far memory that is near its device.
+template <bool Writes, offloading_scheme S, class Memory>
+void move_run(sequence_view<S> const& of, logical_block block, int head, row_view<std::byte> run, Memory& memory) {
   auto const g = of.map.geometry();
   if constexpr (!S::tier::is_directly_readable) {
     auto const at = of.far_layout().resolve(block);
@@ -105,9 +124,19 @@ void move_run(sequence_view<S> const& of, logical_block block, int head, row_vie
     for (int p = 0; p < plane_count; ++p)
       if (g.is_shared[p] == shared)
         for (i64 row = 0; row < g.rows[p]; ++row) {
-          std::byte* const in_place = of.memory.far + l.offset(plane(p), block, shared ? 0 : head, row);
+          row_view<std::byte> const far{of.memory.far + l.offset(plane(p), block, shared ? 0 : head, row), g.row_bytes[p]};
           std::byte* const in_run = run.data + g.bytes_before(p, shared) + row * g.row_bytes[p];
-          std::memcpy(Writes ? in_place : in_run, Writes ? in_run : in_place, std::size_t(g.row_bytes[p]));
+          auto const copy = [&](auto& by) {
+            if constexpr (Writes)
+              by.write(far, [&](row_view<std::byte> to) { std::memcpy(to.data, in_run, std::size_t(to.count)); });
+            else
+              std::memcpy(in_run, by.read(far).data, std::size_t(far.count));
+          };
+          in_place here;
+          if constexpr (S::tier::is_device_reachable)
+            copy(memory);
+          else
+            copy(here);
         }
   }
 }
@@ -170,17 +199,15 @@ class byte_stream {
 
 }  // namespace detail
 
-/// Writes a sequence aside and puts it in the place of `path`.
-///
-/// Effects  one thread; allocates a buffer of 256 KiB and a block's run
-/// Errors   io_error, or those of the tier; `path` is then as it was
-template <class File, offloading_scheme S>
-void write_snapshot(executor const&, memory_map<S> const& map, row_view<layer_memory<S> const> layers, i64 slot, row_view<page_id const> pages,
-                    snapshot_record const& record, std::string const& path) {
+namespace detail {
+
+/// write_snapshot, of memory that is reached by `memory`.
+template <class File, offloading_scheme S, class Memory>
+void write_sequence(memory_map<S> const& map, std::vector<snapshot_fact> const& facts, row_view<layer_memory<S> const> layers, i64 slot,
+                    row_view<page_id const> pages, snapshot_record const& record, std::string const& path, Memory access) {
   File file(path + ".partial", false);
   detail::byte_stream<File> out(file);
   auto const put = [&](std::int64_t x) { out.write({reinterpret_cast<std::byte const*>(&x), i64(sizeof x)}); };
-  auto const facts = detail::snapshot_facts(map);
   std::string const name = detail::scheme_name<S>();
   put(detail::snapshot_magic);
   put(detail::snapshot_version);
@@ -192,11 +219,12 @@ void write_snapshot(executor const&, memory_map<S> const& map, row_view<layer_me
   out.write_checksum();
   auto const g = map.geometry();
   std::vector<std::byte> run(std::size_t(std::max(g.slice_bytes(), g.shared_bytes())));
+  access.wait();
   for (layer_memory<S> const& memory : layers) {
     detail::for_stored_bytes(
-        map, memory, slot, pages, record, [&](row_view<std::byte> bytes) { out.write(bytes); },
+        map, memory, slot, pages, record, [&](row_view<std::byte> bytes) { out.write(access.read(bytes)); },
         [&](sequence_view<S> const& of, logical_block block, int head, i64 bytes) {
-          detail::move_run<false>(of, block, head, {run.data(), bytes});
+          detail::move_run<false>(of, block, head, {run.data(), bytes}, access);
           out.write({run.data(), bytes});
         });
     out.write_checksum();
@@ -205,14 +233,27 @@ void write_snapshot(executor const&, memory_map<S> const& map, row_view<layer_me
   file.replace(path);
 }
 
-/// A snapshot whose header is read and fits the scheme and the model.
+}  // namespace detail
+
+/// Writes a sequence aside and puts it in the place of `path`.
+///
+/// Effects  one thread; allocates a buffer of 256 KiB and a block's run
+/// Errors   io_error, or those of the tier; `path` is then as it was
 template <class File, offloading_scheme S>
+void write_snapshot(executor const&, memory_map<S> const& map, row_view<layer_memory<S> const> layers, i64 slot, row_view<page_id const> pages,
+                    snapshot_record const& record, std::string const& path) {
+  auto const facts = detail::snapshot_facts(map, map.shape.rotary.inverse_frequencies);
+  detail::write_sequence<File>(map, facts, layers, slot, pages, record, path, detail::in_place{});
+}
+
+/// A snapshot whose header is read and fits the scheme and the model. `Memory` reaches what it is read into.
+template <class File, offloading_scheme S, class Memory = detail::in_place>
 class snapshot_reader {
  public:
   snapshot_record record;
 
-  snapshot_reader(memory_map<S> const& map, std::string const& path) : map_(map), file_(path), size_(file_.size()) {
-    auto const facts = detail::snapshot_facts(map);
+  snapshot_reader(memory_map<S> const& map, std::vector<detail::snapshot_fact> const& facts, std::string const& path, Memory memory = {})
+      : map_(map), access_(std::move(memory)), file_(path), size_(file_.size()) {
     i64 const numbers = 3 + i64(facts.size()) + 5 + 1, fixed = numbers * i64(sizeof(std::int64_t));
     std::vector<std::int64_t> fields(static_cast<std::size_t>(numbers), 0);
     if (size_ < fixed + i64(sizeof(std::uint32_t))) damaged("it is shorter than a header");
@@ -248,7 +289,8 @@ class snapshot_reader {
   /// Reads all layers into a sequence's memory.
   ///
   /// Errors  io_error where a checksum does not match; what was written is then garbage
-  void read(executor const&, row_view<layer_memory<S> const> layers, i64 slot, row_view<page_id const> pages) {
+  template <class Executor>
+  void read(Executor const&, row_view<layer_memory<S> const> layers, i64 slot, row_view<page_id const> pages) {
     detail::byte_stream<File> in(file_, header_bytes_);
     i64 left = size_ - header_bytes_;
     auto const get = [&](row_view<std::byte> to) {
@@ -257,11 +299,14 @@ class snapshot_reader {
     };
     auto const g = map_.geometry();
     std::vector<std::byte> run(std::size_t(std::max(g.slice_bytes(), g.shared_bytes())));
+    access_.wait();  // what was there before may still be used
     for (layer_memory<S> const& memory : layers) {
-      detail::for_stored_bytes(map_, memory, slot, pages, record, get, [&](sequence_view<S> const& of, logical_block block, int head, i64 bytes) {
-        get({run.data(), bytes});
-        detail::move_run<true>(of, block, head, {run.data(), bytes});
-      });
+      detail::for_stored_bytes(
+          map_, memory, slot, pages, record, [&](row_view<std::byte> to) { access_.write(to, get); },
+          [&](sequence_view<S> const& of, logical_block block, int head, i64 bytes) {
+            get({run.data(), bytes});
+            detail::move_run<true>(of, block, head, {run.data(), bytes}, access_);
+          });
       std::uint32_t const expected = in.take_sum();
       std::uint32_t stored;
       get({reinterpret_cast<std::byte*>(&stored), i64(sizeof stored)});
@@ -279,13 +324,14 @@ class snapshot_reader {
   }
 
   memory_map<S> map_;
+  Memory access_;
   File file_;
   i64 size_, header_bytes_ = 0;
 };
 
 template <class File, offloading_scheme S>
 snapshot_reader<File, S> open_snapshot(executor const&, memory_map<S> const& map, std::string const& path) {
-  return {map, path};
+  return {map, detail::snapshot_facts(map, map.shape.rotary.inverse_frequencies), path};
 }
 
 }  // namespace cellar::host
