@@ -353,7 +353,7 @@ class cache {
   }
 
   /// Brings far blocks of a sequence into the near pool of a layer, for an engine that knows what comes next. Blocks for which all of the pool is in use
-  /// are left out. Nothing where the tier is read in place.
+  /// are left out. Nothing where the tier is read in place: on a host, or in the device's own memory.
   ///
   /// Effects  returns when done; attend finds these blocks, unless others replace them before. Allocates a list beyond twice what a full step selects
   /// Errors   precondition_error for blocks that are not sealed in this layer yet; those of the tier, and then none of the missing blocks is in the pool
@@ -376,6 +376,13 @@ class cache {
         if (g.shared_bytes() > 0) resolve(layer, physical(pages(number(id)), number(b)), g.heads);
       }
       fetch_misses(on, layer);
+    } else if constexpr (!Executor::is_host) {
+      sequence_step step{};
+      step.slot = number(id);
+      step.pages = published_.pages(on, number(id), pages(number(id)));
+      step.new_tokens = 1;
+      step.number = s.steps;
+      run_pools_.prefetch(on, memory(layer), step, kv_head, std::vector<logical_block>(blocks.begin(), blocks.end()));
     }
   }
 

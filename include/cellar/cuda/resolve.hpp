@@ -1,5 +1,7 @@
 #pragma once
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "cellar/cuda/device.hpp"
 #include "cellar/operation/convert.hpp"
@@ -155,14 +157,7 @@ class run_pools {
     words_ = on.template allocate<std::int32_t>(words * steps_at_once);
     resident_ = on.template allocate<resident_runs>(items * selected_ * steps_at_once);
     for (i64 i = 0; i < steps_at_once; ++i) {
-      std::int32_t* const w = words_.data() + i * words;
-      found_[i] = {w,
-                   w + items * selected_,
-                   w + 2 * items * selected_,
-                   reinterpret_cast<logical_block*>(w + 2 * items * selected_ + items),
-                   resident_.data() + i * items * selected_,
-                   S::is_reproducible ? nullptr : reinterpret_cast<logical_block*>(w + 3 * items * selected_ + items),
-                   counted_.data()};
+      found_[i] = results(words_.data() + i * words, resident_.data() + i * items * selected_, items, selected_);
     }
   }
   i64 bytes() const { return i64(bookkeeping_.size() + runs_.size()); }
@@ -176,22 +171,26 @@ class run_pools {
   near_runs<S> bring(On const& on, layer_memory<S> const& memory, row_view<sequence_step const> steps, logical_block const* ids, i64 const* counts,
                      bool is_ahead = false) const {
     if (layers_ == 0) return {};
-    detail::resolved const& found = found_[is_ahead ? steps_at_once - 1 : 0];
-    auto const pools = of(memory.layer);
-    i64 const heads = all_.map.shape.kv_heads;
-    on.template launch<256>({heads, steps.count}, operation::resolve_bytes, detail::resolve_kernel<S>{pools, steps.data, ids, counts, selected_, found});
-    detail::fetch_kernel<S> const fetch{pools, memory, steps.data, ids, selected_, found};
-    near_runs<S> near = found.resident;
-    if constexpr (!S::is_reproducible) {
-      near.order = found.order;
-      if (!is_ahead) {
-        near.missing = found.missing;
-        near.fetch = fetch;
-        return near;
-      }
-    }
-    on.template launch<128>({detail::fetch_kernel<S>::blocks, heads, steps.count}, 0, fetch);
-    return near;
+    return bring_by(on, memory, steps, ids, counts, selected_, found_[is_ahead ? steps_at_once - 1 : 0], is_ahead);
+  }
+  /// Has a KV head's runs near, as many as the pool has slots. `step`: the sequence and its last step. Allocates, and waits.
+  void prefetch(On const& on, layer_memory<S> const& memory, sequence_step const& step, int head, std::vector<logical_block> ids) const {
+    std::sort(ids.begin(), ids.end());
+    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+    i64 const n = std::min(i64(ids.size()), all_.slots), heads = all_.map.shape.kv_heads;
+    if (n == 0) return;
+    std::vector<logical_block> of_heads(std::size_t(heads * n), logical_block{-1});
+    std::copy_n(ids.begin(), n, of_heads.begin() + head * n);
+    std::vector<i64> counts(std::size_t(heads), 0);
+    counts[std::size_t(head)] = n;
+    auto const device_steps = on.upload(std::vector<sequence_step>{step});
+    auto const device_ids = on.upload(std::move(of_heads));
+    auto const device_counts = on.upload(std::move(counts));
+    auto words = on.template allocate<std::int32_t>(heads * (4 * n + 1));
+    auto resident = on.template allocate<resident_runs>(heads * n);
+    bring_by(on, memory, row_view<sequence_step const>{device_steps.data(), 1}, device_ids.data(), device_counts.data(), n,
+             results(words.data(), resident.data(), heads, n), true);
+    on.wait();
   }
   /// Selected runs that were near and that were not, since the cache was made. Waits.
   void count(On const& on, i64& hits, i64& misses) const {
@@ -202,6 +201,35 @@ class run_pools {
   }
 
  private:
+  /// `words`: items * (3 * selected + 1), and for schemes that are not reproducible `selected` more for each item.
+  detail::resolved results(std::int32_t* words, resident_runs* resident, i64 items, i64 selected) const {
+    auto* const w = words + 2 * items * selected;
+    return {words,
+            words + items * selected,
+            w,
+            reinterpret_cast<logical_block*>(w + items),
+            resident,
+            S::is_reproducible ? nullptr : reinterpret_cast<logical_block*>(w + items + items * selected),
+            const_cast<unsigned long long*>(counted_.data())};
+  }
+  near_runs<S> bring_by(On const& on, layer_memory<S> const& memory, row_view<sequence_step const> steps, logical_block const* ids, i64 const* counts,
+                        i64 selected, detail::resolved const& found, bool is_now) const {
+    auto const pools = of(memory.layer);
+    i64 const heads = all_.map.shape.kv_heads;
+    on.template launch<256>({heads, steps.count}, operation::resolve_bytes, detail::resolve_kernel<S>{pools, steps.data, ids, counts, selected, found});
+    detail::fetch_kernel<S> const fetch{pools, memory, steps.data, ids, selected, found};
+    near_runs<S> near = found.resident;
+    if constexpr (!S::is_reproducible) {
+      near.order = found.order;
+      if (!is_now) {
+        near.missing = found.missing;
+        near.fetch = fetch;
+        return near;
+      }
+    }
+    on.template launch<128>({detail::fetch_kernel<S>::blocks, heads, steps.count}, 0, fetch);
+    return near;
+  }
   detail::layer_pools<S> of(int layer) const {
     detail::layer_pools<S> pools = all_;
     i64 const at = i64{layer} * sequences_ * all_.map.shape.kv_heads;
