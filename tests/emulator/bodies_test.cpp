@@ -382,7 +382,8 @@ void check_spans(one_sequence<Scheme>& from, int head, sequence_step const& step
       auto const body = [&](auto& t) {
         operation::attend_span<8>(
             t, view, head, step, chosen, every, {int(t.block()), late, is_late}, [&](int r, int c) { return queries(r, c); }, 0, int(rows),
-            rows / step.new_tokens, to, [&](i64 i, logical_block block) -> block_parts<std::byte const> {
+            rows / step.new_tokens, to,
+            [&](i64 i, logical_block block) -> block_parts<std::byte const> {
               strangers += (i >= blocks - late) != is_late;
               return view.far_block(block, head);
             });

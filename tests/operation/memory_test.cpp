@@ -106,7 +106,7 @@ struct landmarks : scheme::mean_landmark<D, float> {
 
 }  // namespace
 
-#if !CELLAR_UNDER_THREAD_SANITIZER  // whose address space is too small
+#if !CELLAR_UNDER_THREAD_SANITIZER                                                              // whose address space is too small
 TEST_CASE("slots and pages whose bytes lie beyond 2^31 and 2^32 serve as the first ones do") {  // H17
   auto const check = []<class Scheme>(std::type_identity<Scheme>) {
     memory_map<Scheme> const map{reference<Scheme>(1, 2, 2, 71, 1).shape(), 3, 60};
