@@ -40,9 +40,10 @@ add_build() {  # name, options of cmake
 }
 # What makes a build from nothing shorter. All of the device's tests are built where there is a device, by tests/gpu.sh.
 narrow=(-DCELLAR_TESTS_TOGETHER=ON -DCELLAR_TEXT2JSON_HEAD_DIMS=64 "-DCELLAR_DEVICE_TESTS=team;codecs;exact")
-text2json_cuda=()
-command -v "${CUDACXX:-nvcc}" >/dev/null && text2json_cuda=(-DCELLAR_TEXT2JSON_CUDA=ON -DCELLAR_TEXT2JSON_CUDA_SCHEMES=dense,yakv_centred)
-add_build plain "${text2json_cuda[@]}" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=-O1 "${narrow[@]}"
+cuda=()  # to PTX: the test of every kernel compiles to machine code, for all architectures
+command -v "${CUDACXX:-nvcc}" >/dev/null &&
+  cuda=(-DCMAKE_CUDA_ARCHITECTURES=90-virtual -DCELLAR_TEXT2JSON_CUDA=ON -DCELLAR_TEXT2JSON_CUDA_SCHEMES=dense,yakv_centred)
+add_build plain "${cuda[@]}" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=-O1 "${narrow[@]}"
 add_build address "${narrow[@]}" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-Og -DCELLAR_SANITIZE=address,undefined -DCELLAR_BENCHMARKS=OFF
 add_build thread "${narrow[@]}" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-Og -DCELLAR_SANITIZE=thread -DCELLAR_BENCHMARKS=OFF -DCELLAR_EXAMPLES=OFF
 ctest --test-dir "$builds" --output-on-failure --parallel "$(nproc)" "$@"
