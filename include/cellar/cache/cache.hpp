@@ -538,7 +538,7 @@ class cache {
     i64 const item = batch_index * map_.shape.kv_heads + kv_head;
     return row_view<logical_block const>{ids_.data() + item * sizes_.selected, counts_[std::size_t(item)]};
   }
-  /// The same of a device, copied. Waits.
+  /// Of a device, by the last attend, copied. Waits.
   std::optional<std::vector<logical_block>> selected(Executor const& on, i64 batch_index, int kv_head) const requires(!Executor::is_host) {
     check_item(batch_index, kv_head);
     if (attends_everything_) return std::nullopt;
@@ -546,7 +546,7 @@ class cache {
   }
   /// The same in the executor's memory, [sequences of a step, kv_heads, selected], ascending, rest -1: of the last attend that selected.
   row_view<logical_block const> selection() const { return {ids_.data(), i64(ids_.size())}; }
-  /// Selected runs that the near pools had and did not have, since the cache was made. Waits.
+  /// Selected runs that the near pools had and did not have, since the cache was made; prefetched ones are counted as well. Waits.
   std::pair<i64, i64> pool_hits_and_misses(Executor const& on) const requires(!Executor::is_host) {
     std::pair<i64, i64> both;
     run_pools_.count(on, both.first, both.second);
