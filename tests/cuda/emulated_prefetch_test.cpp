@@ -61,12 +61,14 @@ void check_prefetch() {
   CHECK(counts() == std::pair<i64, i64>(2 + 4, 4 + 4));  // head 1 has its blocks, head 0 none
   compare(got, expected);
 
-  // More than the pool has room for: as many as it has.
+  // More than the pool has room for: the first ones, as many as it has.
   std::vector<logical_block> all;
-  for (int i = 0; i < 17; ++i) all.push_back(logical_block(i));
+  for (int i = 16; i >= 0; --i) all.push_back(logical_block(i));
   with.prefetch(on, 0, id, 0, {all.data(), 17});
   auto const [hits, misses] = counts();
   CHECK(hits + misses == 14 + 10);
+  with.prefetch(on, 0, id, 0, {all.data(), 10});
+  CHECK(counts() == std::pair<i64, i64>(hits + 10, misses));
   for (int i = 0; i < 3; ++i) {  // the pool is whole
     auto const after = step(with);
     compare(after, step(without));

@@ -382,7 +382,7 @@ class cache {
       step.pages = published_.pages(on, number(id), pages(number(id)));
       step.new_tokens = 1;
       step.number = s.steps;
-      run_pools_.prefetch(on, memory(layer), step, kv_head, std::vector<logical_block>(blocks.begin(), blocks.end()));
+      run_pools_.prefetch(on, memory(layer), step, kv_head, blocks);
     }
   }
 

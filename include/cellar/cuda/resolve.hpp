@@ -173,14 +173,16 @@ class run_pools {
     if (layers_ == 0) return {};
     return bring_by(on, memory, steps, ids, counts, selected_, found_[is_ahead ? steps_at_once - 1 : 0], is_ahead);
   }
-  /// Has a KV head's runs near, as many as the pool has slots. `step`: the sequence and its last step. Allocates, and waits.
-  void prefetch(On const& on, layer_memory<S> const& memory, sequence_step const& step, int head, std::vector<logical_block> ids) const {
-    std::sort(ids.begin(), ids.end());
-    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-    i64 const n = std::min(i64(ids.size()), all_.slots), heads = all_.map.shape.kv_heads;
+  /// Has a KV head's runs near: the first ones, as many as the pool has slots. `step`: the sequence and its last step. Allocates, and waits.
+  void prefetch(On const& on, layer_memory<S> const& memory, sequence_step const& step, int head, row_view<logical_block const> ids) const {
+    std::vector<logical_block> first;
+    for (logical_block const b : ids)
+      if (i64(first.size()) < all_.slots && std::find(first.begin(), first.end(), b) == first.end()) first.push_back(b);
+    std::sort(first.begin(), first.end());
+    i64 const n = i64(first.size()), heads = all_.map.shape.kv_heads;
     if (n == 0) return;
     std::vector<logical_block> of_heads(std::size_t(heads * n), logical_block{-1});
-    std::copy_n(ids.begin(), n, of_heads.begin() + head * n);
+    std::copy_n(first.begin(), n, of_heads.begin() + head * n);
     std::vector<i64> counts(std::size_t(heads), 0);
     counts[std::size_t(head)] = n;
     auto const device_steps = on.upload(std::vector<sequence_step>{step});
