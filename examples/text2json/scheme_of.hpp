@@ -116,8 +116,11 @@ class scheme_of final : public scheme_on_prompt {
       ++work_.attends;
       for (auto const& b : batch_) {
         std::int64_t const sealed = cache_.sealed_blocks(b.sequence);
-        bool const is_dense = cellar::operation::selects_everything<Scheme>;
-        work_.fetched_blocks += shape_.kv_heads * (is_dense ? sealed : std::min(sealed, cache_.selected_blocks(b.sequence)));
+        if constexpr (cellar::operation::selects_nothing<Scheme>) continue;
+        for (int head = 0; head < shape_.kv_heads; ++head) {
+          auto const chosen = cache_.selected(on_, &b - batch_.data(), head);
+          work_.fetched_blocks += chosen ? std::int64_t(chosen->size()) : sealed;
+        }
       }
     }
   }
@@ -268,7 +271,7 @@ bool visit(std::string const& name, F const& f) {
   }(std::type_identity<all_schemes<HeadDim>>{});
 }
 
-/// make_scheme on an executor, which must outlive it.
+/// make_scheme on an executor.
 template <class Compiled, class Executor>
 std::unique_ptr<scheme_on_prompt> make_scheme_on(Executor const& on, std::string const& name, engine::model const& model, engine::staged_prompt& prompt,
                                                  int sequences, std::int64_t generated_tokens, allowance const& allowed) {
