@@ -114,14 +114,12 @@ class scheme_of final : public scheme_on_prompt {
       });
       on_.download(out, out_.data(), bytes_of(std::size_t(n * shape_.query_heads * d)));
       ++work_.attends;
-      for (auto const& b : batch_) {
-        std::int64_t const sealed = cache_.sealed_blocks(b.sequence);
-        if constexpr (cellar::operation::selects_nothing<Scheme>) continue;
-        for (int head = 0; head < shape_.kv_heads; ++head) {
-          auto const chosen = cache_.selected(on_, &b - batch_.data(), head);
-          work_.fetched_blocks += chosen ? std::int64_t(chosen->size()) : sealed;
-        }
-      }
+      if constexpr (!cellar::operation::selects_nothing<Scheme>)
+        for (auto const& b : batch_)
+          for (int head = 0; head < shape_.kv_heads; ++head) {
+            auto const chosen = cache_.selected(on_, &b - batch_.data(), head);
+            work_.fetched_blocks += chosen ? std::int64_t(chosen->size()) : cache_.sealed_blocks(b.sequence);
+          }
     }
   }
 
