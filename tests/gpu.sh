@@ -64,7 +64,7 @@ if [[ -z $only || $only == benchmarks ]]; then
   run peers 60 python3 "$root/benchmarks/peers/torch_decode.py"
 fi
 if [[ -z $only || $only == sanitizers ]]; then
-  small='a block of a device obeys*,on a device as on the host: yakv_variants,on a device as on the host: compositions'
+  small='a block of a device obeys*,on a device as on the host: overlap,on a device as on the host: yakv_variants,on a device as on the host: compositions'
   for tool in memcheck racecheck initcheck synccheck; do
     run "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "$built/test_device" "$small"
   done

@@ -77,7 +77,29 @@ void live(cuda::executor const& on, std::function<void(char const*)> const& tell
   tell("sequences");
   c.free(ids[1]);
   step(forked, ids[0]);
+  if constexpr (operation::keeps_selections<Scheme>) {
+    tell("joining");
+    side.wait();
+  }
   tell("destruction");
+}
+
+/// What an error calls a function of the runtime, by what the cache was doing.
+std::vector<char const*> names_of(std::string const& function) {
+  static std::map<std::string, std::vector<char const*>> const names{
+      {"cudaGetDevice", {"cuda::executor: cudaGetDevice"}},
+      {"cudaDeviceGetAttribute", {"cuda::executor: cudaDeviceGetAttribute"}},
+      {"cudaMallocHost", {"cache: allocating pinned memory for steps"}},
+      {"cudaMemcpyAsync", {"cuda: copying memory", "plan: copying the step", "plan: copying a page table"}},
+      {"cudaMemsetAsync", {"cuda: clearing a buffer"}},
+      {"cudaStreamSynchronize", {"cuda::executor: cudaStreamSynchronize"}},
+      {"cudaEventCreateWithFlags", {"cache: creating an event"}},
+      {"cudaEventRecord", {"plan: recording an event"}},
+      {"cudaEventSynchronize", {"plan: waiting for an earlier step"}},
+      {"cudaFuncSetAttribute", {"cuda: cudaFuncSetAttribute"}},
+      {"cudaLaunchKernelExC", {"cuda: launching a kernel"}}};
+  auto const found = names.find(function);
+  return found == names.end() ? std::vector<char const*>{} : found->second;
 }
 
 template <class F>
@@ -101,15 +123,17 @@ TEST_CASE("decoding asks the CUDA runtime for launches and nothing else, plans f
         INFO(part << ": " << c.function << " " << c.kernel);
         bool const is_on_stream = c.function.starts_with("cudaMem") || c.function.starts_with("cudaLaunch") || c.function.starts_with("cudaStream") ||
                                   c.function == "cudaEventRecord";
-        if (is_on_stream) CHECK(c.stream == (part == "selecting ahead" ? stream_of(2) : on));
+        if (is_on_stream) CHECK(c.stream == (part == "selecting ahead" || part == "joining" ? stream_of(2) : on));
         if (part == "plan" && c.function == "cudaMemcpyAsync") CHECK((c.is_from_pinned && c.is_to_device));
         if (c.function == "cudaLaunchKernelExC") CHECK(!c.kernel.empty());
         launches += part == "decoding" && c.function == "cudaLaunchKernelExC";
       }
       recorder::state().calls.clear();
     };
+    i64 freed_beside_side = 0;  // of calls on the main stream while the other was at work: of nothing that it uses
     live<Scheme>(cuda::executor(on), [&](char const* next) {
       look();
+      freed_beside_side = recorder::state().freed_meanwhile[stream_of(2)];
       part = next;
     });
     look();
@@ -128,7 +152,8 @@ TEST_CASE("decoding asks the CUDA runtime for launches and nothing else, plans f
     CHECK(asked["selecting ahead"].empty() == !operation::keeps_selections<Scheme>);
     CHECK(launches > 22 * layers * 6);
     CHECK(recorder::state().holds_nothing());
-    CHECK(recorder::state().freed_in_use == 0);  // the destructor waited first
+    CHECK(recorder::state().freed_meanwhile[on] == 0);  // what frees has waited, the destructor too
+    CHECK(recorder::state().freed_meanwhile[stream_of(2)] == freed_beside_side);
   });
 }
 
@@ -152,6 +177,11 @@ TEST_CASE("a CUDA call that fails is an error that names it, whichever it is, an
           ++thrown;
           INFO(e.what());
           CHECK(std::string(e.what()).ends_with(": it was asked to fail"));
+          if (!keeps_failing) {  // else a call before it may have failed and been borne
+            bool is_named = false;
+            for (char const* const name : names_of(recorder::state().failed)) is_named |= std::string(e.what()).starts_with(std::string(name) + " failed: ");
+            CHECK(is_named);
+          }
         } catch (std::bad_alloc const&) {
           ++thrown;
           CHECK((recorder::state().failed == "cudaMalloc" || keeps_failing));

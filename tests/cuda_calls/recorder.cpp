@@ -36,7 +36,7 @@ cudaError_t made(call const& c) {
   return fails ? cudaErrorLaunchFailure : cudaSuccess;
 }
 cudaError_t enqueued(call const& c) {
-  ++state().enqueued;
+  ++state().enqueued[c.stream];
   return made(c);
 }
 
@@ -52,7 +52,7 @@ cudaError_t take(void* p, memory kind, char const* function) {
   auto const at = r.held.find(reinterpret_cast<std::uintptr_t>(p));
   if (at == r.held.end() || at->second.second != kind) return cudaErrorInvalidValue;
   r.held.erase(at);
-  r.freed_in_use += r.enqueued > 0;
+  for (auto const& [stream, calls] : r.enqueued) r.freed_meanwhile[stream] += calls > 0;
   if (kind != memory::registered) std::free(p);
   return cudaSuccess;
 }
@@ -100,7 +100,7 @@ cudaError_t cudaMemsetAsync(void* p, int value, std::size_t n, cudaStream_t stre
   return error;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  state().enqueued = 0;
+  state().enqueued[stream] = 0;
   return made({"cudaStreamSynchronize", stream, {}, false, false});
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t, unsigned) { return made({"cudaStreamWaitEvent", stream, {}, false, false}); }

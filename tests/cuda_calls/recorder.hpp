@@ -26,8 +26,8 @@ struct runtime {
   std::vector<call> calls;
   std::map<std::uintptr_t, std::pair<std::size_t, memory>> held;  ///< Memory that was given and not taken back, by address.
   std::int64_t events = 0;                                        ///< That exist.
-  std::int64_t enqueued = 0;                                      ///< Calls on a stream since somebody waited for it, or that may use memory.
-  std::int64_t freed_in_use = 0;                                  ///< Memory taken back meanwhile.
+  std::map<cudaStream_t, std::int64_t> enqueued;                  ///< Calls on each stream since somebody waited for it.
+  std::map<cudaStream_t, std::int64_t> freed_meanwhile;           ///< Memory taken back while a stream had such calls.
   std::int64_t shared_limit = 99 * 1024;
   int major = 9;
   bool reads_pageable = true, has_unified_addressing = true;

@@ -320,7 +320,7 @@ class cache {
   /// before attend by an estimate, such as the layer's projection of what the layer before it read.
   ///
   /// On a device it may run on a stream beside attend calls of other layers: it comes after the step's append and attend of this layer, where they are called
-  /// before it, and ends before the next attend of this layer, the next call of select and the next plan; cuda::completion orders streams.
+  /// before it, and ends before the next attend of this layer, the next call of select, the next plan and the cache; cuda::completion orders streams.
   ///
   /// Shapes    q [step tokens, query_heads, head_dim]
   /// Requires  a scheme whose selections serve more than one layer or step: select::reuse_ids<1, 2> keeps one for the step after its own. Of layers that
