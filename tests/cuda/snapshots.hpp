@@ -112,6 +112,8 @@ void check(Device const& on) {
   CHECK_THROWS_AS(there.cache.restore(there.on, again), io_error);
   auto const third = there.cache.restore(there.on, path);
   CHECK(there.cache.length(third) == 217);
+  std::filesystem::remove(path);
+  std::filesystem::remove(again);
 }
 
 struct sealing : scheme::yakv<64, float> {

@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 
+#include "cache/scratch.hpp"
 #include "catch.hpp"
 #include "cellar/cellar.cuh"
 #include "recorder.hpp"
@@ -77,6 +78,20 @@ void live(cuda::executor const& on, std::function<void(char const*)> const& tell
   tell("sequences");
   c.free(ids[1]);
   step(forked, ids[0]);
+  tell("sequences");
+  logical_block const wanted[] = {logical_block{1}, logical_block{0}};
+  c.prefetch(on, 0, forked, 1, row_view<logical_block const>{wanted, 2});
+  static_cast<void>(c.selected(on, 0, 0));
+  static_cast<void>(c.outliers(on, 0, forked, 0));
+  static_cast<void>(c.pool_hits_and_misses(on));
+  auto const path = scratch_path();
+  c.save(on, forked, path);
+  struct removed {
+    std::string path;
+    ~removed() { std::filesystem::remove(path); }
+  } const file{path};
+  auto const restored = c.restore(on, path);
+  step(restored, ids[0]);
   if constexpr (operation::keeps_selections<Scheme>) {
     tell("joining");
     side.wait();
