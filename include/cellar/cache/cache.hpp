@@ -870,7 +870,7 @@ class cache {
     return (i64{layer} * limits_.sequences + slot) * map_.outlier_sequence() + head * map_.outlier_head();
   }
   /// Ids in a device's memory, up to the first -1.
-  static std::vector<logical_block> downloaded(Executor const& on, logical_block const* ids, i64 count) {
+  static std::vector<logical_block> downloaded(Executor const& on, logical_block const* ids, i64 count) requires(!Executor::is_host) {
     std::vector<logical_block> all(static_cast<std::size_t>(count));
     on.download(all.data(), ids, count * i64(sizeof(logical_block)));
     all.erase(std::find(all.begin(), all.end(), logical_block{-1}), all.end());
