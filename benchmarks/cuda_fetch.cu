@@ -69,9 +69,10 @@ void near_pool(benchmark::State& state) {
   i64 const batch = state.range(0);
   problem<Scheme> p({.batch = batch});
   auto const turn = [&] { p.turn_queries(float(state.range(1)) / 100); };
-  auto const kernels = p.kernel_seconds(4, turn);
+  constexpr int steps = 10, kernel_steps = 4, warm_ups = 2;
+  auto const at_first = p.hits_and_misses();
+  auto const kernels = p.kernel_seconds(kernel_steps, turn);
   auto const before = p.hits_and_misses();
-  constexpr int steps = 10;
   auto const layers = p.layer_seconds(steps, turn);
   auto const [hits, misses] = p.hits_and_misses();
   double const missed = double(misses - before.second), all = missed + double(hits - before.first);
@@ -80,10 +81,13 @@ void near_pool(benchmark::State& state) {
     if (name == "resolve" || name == "fetch" || name == "fetch_and_attend" || name == "attend" || name == "finish")
       state.counters[name + "_us"] = 1e6 * quantile(seconds, 0.5);
   state.counters["hit_rate"] = 1 - missed / all;
-  double const bytes = missed / double((steps + 3) * p.layers()) * double(p.cache().map().geometry().slice_bytes());  // of a layer: two warm-ups, one to begin
-  state.counters["missed_MB"] = bytes * 1e-6;
+  auto const bytes_of_layer = [&](double runs, int all_steps) {
+    return runs / double(all_steps * p.layers()) * double(p.cache().map().geometry().slice_bytes());
+  };
+  state.counters["missed_MB"] = bytes_of_layer(missed, steps + warm_ups + 1) * 1e-6;  // one to begin with
   if (auto const fetch = kernels.find("fetch"); fetch != kernels.end())
-    state.counters["fetch_of_link"] = bytes / quantile(fetch->second, 0.5) / limits_of_device::here().to_device;
+    state.counters["fetch_of_link"] =
+        bytes_of_layer(double(before.second - at_first.second), kernel_steps + warm_ups) / quantile(fetch->second, 0.5) / limits_of_device::here().to_device;
   limits_of_device::here().count(state);
 }
 BENCHMARK_TEMPLATE(near_pool, scheme::yakv<128>)->ArgNames({"batch", "kept"})->ArgsProduct({{1, 8}, {100, 99, 90, 0}})->Apply(manual);

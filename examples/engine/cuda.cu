@@ -17,10 +17,7 @@ void check(cublasStatus_t status, char const* operation) {
 
 class cublas {
  public:
-  explicit cublas(cudaStream_t stream) {
-    check(cublasCreate(&handle_), "cublasCreate");
-    check(cublasSetStream(handle_, stream), "cublasSetStream");
-  }
+  explicit cublas(cudaStream_t stream) : cublas() { check(cublasSetStream(handle_, stream), "cublasSetStream"); }
   cublas(cublas&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
   ~cublas() {
     if (handle_) static_cast<void>(cublasDestroy(handle_));
@@ -34,6 +31,8 @@ class cublas {
   }
 
  private:
+  cublas() { check(cublasCreate(&handle_), "cublasCreate"); }  // delegated to: whatever fails later, the handle is destroyed
+
   cublasHandle_t handle_ = nullptr;
 };
 

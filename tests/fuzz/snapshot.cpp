@@ -178,7 +178,7 @@ class subject {
     if (how & mends_header) sum_at(0, header - 4);
     bool const is_small = record.length >= 0 && record.length < 4096 && record.sealed >= 0 && record.sealed < 4096;
     if (!is_small || !(how & (fits_size | mends_layers))) return;
-    auto const each = std::size_t(host::detail::snapshot_layer_bytes<Scheme>(cache_.map(), record));
+    auto const each = std::size_t(operation::detail::snapshot_layer_bytes<Scheme>(cache_.map(), record));
     if (each > 1 << 16) return;
     if (how & fits_size) file.resize(header + layers * each);
     for (std::size_t layer = 0; layer < std::size_t{layers} && (how & mends_layers); ++layer)

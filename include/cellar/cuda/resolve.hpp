@@ -131,7 +131,7 @@ struct near_runs {
 
   near_runs() = default;
   /// All are there, as selected.
-  near_runs(resident_runs const* all) : resident(all) {}
+  explicit near_runs(resident_runs const* all) : resident(all) {}
 };
 
 /// Pools of every layer, sequence and KV head, as large as a step's selection, or larger where limits::pool_runs asks for more in all.
@@ -153,7 +153,7 @@ class run_pools {
     bookkeeping_ = on.template allocate<std::byte>(pools * operation::run_pool::head_bytes(all_.blocks, all_.slots));
     runs_ = on.template allocate<std::byte>(pools * round_up(all_.slots * map.geometry().slice_bytes(), 16));
     counted_ = on.template allocate<unsigned long long>(2);
-    i64 const words = items * ((S::is_reproducible ? 3 : 4) * selected_ + 1);
+    i64 const words = result_words(items, selected_);
     words_ = on.template allocate<std::int32_t>(words * steps_at_once);
     resident_ = on.template allocate<resident_runs>(items * selected_ * steps_at_once);
     for (i64 i = 0; i < steps_at_once; ++i) {
@@ -188,7 +188,7 @@ class run_pools {
     auto const device_steps = on.upload(std::vector<sequence_step>{step});
     auto const device_ids = on.upload(std::move(of_heads));
     auto const device_counts = on.upload(std::move(counts));
-    auto words = on.template allocate<std::int32_t>(heads * (4 * n + 1));
+    auto words = on.template allocate<std::int32_t>(result_words(heads, n));
     auto resident = on.template allocate<resident_runs>(heads * n);
     bring_by(on, memory, row_view<sequence_step const>{device_steps.data(), 1}, device_ids.data(), device_counts.data(), n,
              results(words.data(), resident.data(), heads, n), true);
@@ -203,7 +203,8 @@ class run_pools {
   }
 
  private:
-  /// `words`: items * (3 * selected + 1), and for schemes that are not reproducible `selected` more for each item.
+  static i64 result_words(i64 items, i64 selected) { return items * ((S::is_reproducible ? 3 : 4) * selected + 1); }
+  /// `words`: result_words of them.
   detail::resolved results(std::int32_t* words, resident_runs* resident, i64 items, i64 selected) const {
     auto* const w = words + 2 * items * selected;
     return {words,
@@ -215,15 +216,15 @@ class run_pools {
             const_cast<unsigned long long*>(counted_.data())};
   }
   near_runs<S> bring_by(On const& on, layer_memory<S> const& memory, row_view<sequence_step const> steps, logical_block const* ids, i64 const* counts,
-                        i64 selected, detail::resolved const& found, bool is_now) const {
+                        i64 selected, detail::resolved const& found, bool brings_all) const {
     auto const pools = of(memory.layer);
     i64 const heads = all_.map.shape.kv_heads;
     on.template launch<256>({heads, steps.count}, operation::resolve_bytes, detail::resolve_kernel<S>{pools, steps.data, ids, counts, selected, found});
     detail::fetch_kernel<S> const fetch{pools, memory, steps.data, ids, selected, found};
-    near_runs<S> near = found.resident;
+    near_runs<S> near(found.resident);
     if constexpr (!S::is_reproducible) {
       near.order = found.order;
-      if (!is_now) {
+      if (!brings_all) {
         near.missing = found.missing;
         near.fetch = fetch;
         return near;

@@ -4,10 +4,10 @@
 #include <vector>
 
 #include "cellar/cuda/device.hpp"
-#include "cellar/host/snapshot.hpp"
+#include "cellar/operation/snapshot.hpp"
 
-/// Snapshots of a device's cache: the files of host/snapshot.hpp, read and written by the host. A sequence saved on a device goes on on a host, and the other
-/// way round, where the scheme is the same.
+/// Snapshots of a device's cache: the files of operation/snapshot.hpp, read and written by the host. A sequence saved on a device goes on on a host, and the
+/// other way round, where the scheme is the same.
 namespace cellar::inline CELLAR_ABI::cuda {
 
 namespace detail {
@@ -38,11 +38,11 @@ class by_staging {
 };
 
 template <offloading_scheme S, device On>
-std::vector<host::detail::snapshot_fact> snapshot_facts(On const& on, memory_map<S> const& map) {
+std::vector<operation::detail::snapshot_fact> snapshot_facts(On const& on, memory_map<S> const& map) {
   auto const there = map.shape.rotary.inverse_frequencies;
   std::vector<double> here(std::size_t(there.count), 0.0);
   on.download(here.data(), there.data, there.count * i64(sizeof(double)));
-  return host::detail::snapshot_facts(map, row_view<double const>{here.data(), there.count});
+  return operation::detail::snapshot_facts(map, row_view<double const>{here.data(), there.count});
 }
 
 }  // namespace detail
@@ -51,11 +51,11 @@ std::vector<host::detail::snapshot_fact> snapshot_facts(On const& on, memory_map
 template <class File, offloading_scheme S, device On>
 void write_snapshot(On const& on, memory_map<S> const& map, row_view<layer_memory<S> const> layers, i64 slot, row_view<page_id const> pages,
                     snapshot_record const& record, std::string const& path) {
-  host::detail::write_sequence<File>(map, detail::snapshot_facts(on, map), layers, slot, pages, record, path, detail::by_staging<On>(on));
+  operation::detail::write_sequence<File>(map, detail::snapshot_facts(on, map), layers, slot, pages, record, path, detail::by_staging<On>(on));
 }
 
 template <class File, offloading_scheme S, device On>
-host::snapshot_reader<File, S, detail::by_staging<On>> open_snapshot(On const& on, memory_map<S> const& map, std::string const& path) {
+operation::snapshot_reader<File, S, detail::by_staging<On>> open_snapshot(On const& on, memory_map<S> const& map, std::string const& path) {
   return {map, detail::snapshot_facts(on, map), path, detail::by_staging<On>(on)};
 }
 

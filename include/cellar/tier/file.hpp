@@ -16,7 +16,7 @@ namespace cellar::inline CELLAR_ABI::tier {
 ///
 /// A checksum is over the run's place and its bytes, so that a torn, damaged or misplaced run is never taken for data; a write that the system reports
 /// as done and loses is noticed where no older run is in its place. The file is scratch of one
-/// process: what must survive it is a snapshot (host/snapshot.hpp).
+/// process: what must survive it is a snapshot (operation/snapshot.hpp).
 ///
 /// Requires  a path whose file this tier may create or replace; removed with the tier unless options::keeps_file
 /// Effects   construction writes the header and sets the size, space is taken as runs are stored; store and fetch each make one system call,
