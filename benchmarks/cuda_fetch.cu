@@ -9,12 +9,12 @@ struct gather_kernel {
   std::byte const* from;
   std::uint32_t const* at;
   std::byte* to;
-  i64 bytes, count;
+  i64 bytes, count, blocks;
 
   template <team Team>
   CELLAR_HD void operator()(Team& t, cuda::grid_place place) const {
     auto const w = t.warp();
-    for (i64 f = place.x * w.count() + w.index(); f < count; f += 8 * 132 * w.count()) {
+    for (i64 f = place.x * w.count() + w.index(); f < count; f += blocks * w.count()) {
       std::byte const* const source = from + i64{at[f]} * bytes;
       if (bytes % 16 == 0)
         for (i64 i = w.lane() * 16; i < bytes; i += 512) *reinterpret_cast<loaded_bytes<16>*>(to + f * bytes + i) = load_bytes<16>(source + i);
@@ -28,6 +28,9 @@ void gather(benchmark::State& state) {
   i64 const bytes = state.range(0), moved = i64{16} << 20, count = moved / bytes, all = i64{1} << state.range(3);
   bool const is_ascending = state.range(1) != 0, is_registered = state.range(2) != 0;
   cuda::executor const on(stream());
+  int multiprocessors = 0;
+  cuda::check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0), "cudaDeviceGetAttribute");
+  i64 const blocks = 8 * multiprocessors;
   tier::host_memory far(1, is_registered ? all : 1);
   cuda::executor::reached<tier::host_memory> const pinned(on, far, 1);
   std::byte* memory = far.data(0);
@@ -45,7 +48,7 @@ void gather(benchmark::State& state) {
   auto const times = all_seconds(
       10,
       [&] {
-        on.launch<128>({8 * 132}, 0, gather_kernel{memory, at.data(), to.data(), bytes, count});
+        on.launch<128>({blocks}, 0, gather_kernel{memory, at.data(), to.data(), bytes, count, blocks});
       },
       [] {});
   if (!is_registered) cudaFreeHost(memory);

@@ -39,7 +39,7 @@ add_build() {  # name, options of cmake
   echo "subdirs($name)" >>"$builds/CTestTestfile.cmake"
 }
 # What makes a build from nothing shorter. All of the device's tests are built where there is a device, by tests/gpu.sh.
-narrow=(-DCELLAR_TESTS_TOGETHER=ON -DCELLAR_TEXT2JSON_HEAD_DIMS=64 "-DCELLAR_DEVICE_TESTS=team;codecs;exact")
+narrow=(-DCELLAR_TESTS_TOGETHER=ON -DCELLAR_TEXT2JSON_HEAD_DIMS=64 "-DCELLAR_DEVICE_TESTS=team;codecs;exact;capture")
 cuda=()  # to PTX: the test of every kernel compiles to machine code, for all architectures
 command -v "${CUDACXX:-nvcc}" >/dev/null &&
   cuda=(-DCMAKE_CUDA_ARCHITECTURES=90-virtual -DCELLAR_TEXT2JSON_CUDA=ON -DCELLAR_TEXT2JSON_CUDA_SCHEMES=dense,yakv_centred)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times PyTorch's dense decode attention, top-k and gather on the shapes of benchmarks/cuda_*.cu, and prints them as JSON.
+"""Times PyTorch's dense decode attention, top-k and gather on the shapes of benchmarks/cuda_*.cu, and writes them as JSON to the file that is named, or prints them.
 
 Needs a CUDA device and PyTorch; says so and ends with status 77 (a skip) where either is missing.
 """
@@ -44,4 +44,4 @@ for rows, n in [(1, 131072), (8, 131072), (64, 131072), (8, 32768)]:
 keys = torch.randn(131072 * 8, 128, device="cuda", dtype=torch.bfloat16)
 ids = torch.randint(0, keys.shape[0], (2048 * 8,), device="cuda")
 results["us"]["index_select/2048x8"] = median_us(lambda i: torch.index_select(keys, 0, ids))
-print(json.dumps(results, indent=1))
+print(json.dumps(results, indent=1), file=open(sys.argv[1], "w") if len(sys.argv) > 1 else sys.stdout)

@@ -1,4 +1,4 @@
-# cmake -DSOURCE=file.cpp -DCOMPILER=... -DINCLUDE=folder -P compile_fail.cmake
+# cmake -DSOURCE=file.cpp -DCOMPILER=... -DINCLUDE=folder [-DSYNTAX_ONLY=options] -P compile_fail.cmake
 # Passes only if the compilation fails and the first 30 lines of its output match the file's first line, "// expect: REGEX" (of CMake's kind).
 cmake_minimum_required(VERSION 3.22)
 file(READ ${SOURCE} text)
@@ -6,7 +6,10 @@ if(NOT text MATCHES "^// expect: ([^\n]+)\n")
   message(FATAL_ERROR "${SOURCE}: the first line must be '// expect: REGEX'")
 endif()
 set(expected "${CMAKE_MATCH_1}")
-execute_process(COMMAND ${COMPILER} -std=c++20 -fsyntax-only -I${INCLUDE} ${SOURCE} RESULT_VARIABLE code OUTPUT_VARIABLE output ERROR_VARIABLE output)
+if(NOT SYNTAX_ONLY)
+  set(SYNTAX_ONLY -fsyntax-only)
+endif()
+execute_process(COMMAND ${COMPILER} -std=c++20 ${SYNTAX_ONLY} -I${INCLUDE} ${SOURCE} RESULT_VARIABLE code OUTPUT_VARIABLE output ERROR_VARIABLE output)
 if(code EQUAL 0)
   message(FATAL_ERROR "${SOURCE} compiles, though it must not")
 endif()

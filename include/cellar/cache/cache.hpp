@@ -61,6 +61,9 @@ struct memory_usage {
 ///           the tier from calls that reach it. Every call may raise them; its own comment says what is special
 template <offloading_scheme Scheme, class Executor = host::executor>
 class cache {
+  static_assert(Executor::is_host || Scheme::tier::is_directly_readable,
+                "cellar: a device attends to far memory in place: use a tier that is read so, such as tier::host_memory, or host::executor");
+
  public:
   using map_type = memory_map<Scheme>;
 
@@ -779,7 +782,7 @@ class cache {
     }
     return pool_.data(slot);
   }
-  void fetch_misses(Executor const& on, int layer) {
+  void fetch_misses(Executor const& on, int layer) requires(Executor::is_host) {
     auto const g = map_.geometry();
     auto const bytes_of = [&](miss const& m) { return m.head < g.heads ? g.slice_bytes() : g.shared_bytes(); };
     struct guard_type {  // what was not fetched is not there
@@ -800,7 +803,7 @@ class cache {
       for (miss const& m : misses_) observer_->moved_bytes += bytes_of(m);
   }
   /// Brings the selected blocks of the step into the pool, as far as they fit.
-  void make_resident(Executor const& on, int layer) {
+  void make_resident(Executor const& on, int layer) requires(Executor::is_host) {
     auto const g = map_.geometry();
     pool_.begin_step();
     misses_.clear();

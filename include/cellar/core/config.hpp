@@ -15,6 +15,9 @@
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
 #error "cellar: NaN and infinity have meaning here; compile without -ffast-math, or add -fno-fast-math"
 #endif
+#if defined(__CUDACC_VER_MAJOR__) && __CUDACC_VER_MAJOR__ < 13
+#error "cellar: this nvcc is not supported; use nvcc 13 or newer"
+#endif
 #if defined(_MSC_VER) || defined(__HIP__)
 #error "cellar: this compiler is not supported yet; use g++ 12, clang 14, or newer"
 #endif

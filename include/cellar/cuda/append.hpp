@@ -207,6 +207,8 @@ struct mean_value_kernel {
 /// How badly each block's summary describes it, negated.
 template <offloading_scheme S>
 struct badness_kernel {
+  static constexpr int resident_blocks(int) { return 8; }  // all registers that a thread can have
+
   memory_map<S> map;
   prompt_layer<S> layer;
   sequence_step step;

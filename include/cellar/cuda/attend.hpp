@@ -50,6 +50,8 @@ CELLAR_HD float query_of(heads_view<T const> const& q, sequence_step const& step
 
 template <offloading_scheme S, class T>
 struct prepare_kernel : step_memory<S> {
+  static constexpr int resident_blocks(int) { return 2; }  // a small grid: rotated rows stay in registers
+
   heads_view<T const> q;
 
   template <team Team>

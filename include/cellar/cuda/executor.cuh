@@ -199,9 +199,6 @@ class executor {
   /// Where the system refuses to pin (a limit on locked memory), a device that reads pageable memory goes on without; others refuse.
   template <class Tier>
   class reached {
-    static_assert(Tier::is_directly_readable,
-                  "cellar: a device attends to far memory in place: use a tier that is read so, such as tier::host_memory, or host::executor");
-
    public:
     reached(executor const& on, Tier& far, int layers) : pinned_(registration{}) {
       if constexpr (!Tier::is_device_reachable)

@@ -10,6 +10,8 @@ namespace detail {
 
 template <offloading_scheme S>
 struct decode_block_kernel {
+  static constexpr int resident_blocks(int) { return 2; }
+
   memory_map<S> map;
   layer_memory<S> memory;
   i64 slot;
