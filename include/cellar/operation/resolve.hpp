@@ -49,9 +49,10 @@ inline constexpr i64 resolve_bytes = select::top_k::shared_bytes + 64;
 /// Finds the selected blocks' runs, and gives those that are not there the slots used longest ago, ties to the lowest.
 ///
 /// Shapes      ids ascending; written: slot_of [ids.count], and misses [the returned count], places in ids, ascending
-/// Requires    ids.count <= pool.slots; `step` not below that of any earlier call (beyond 2^24, steps that f32 does not tell apart count as one); shared memory
-/// of resolve_bytes; victims [ids.count] Effects     a body over a team. Returns the number of misses, on every member; their runs are to be fetched Complexity
-/// O(ids + slots)
+/// Requires    ids.count <= pool.slots; `step` not below that of any earlier call; shared memory of resolve_bytes; victims [ids.count]
+/// Effects     a body over a team. Returns the number of misses, on every member; their runs are to be fetched. Steps beyond 2^24 that f32 does not tell apart
+///             count as one use
+/// Complexity  O(ids + slots)
 template <team Team>
 CELLAR_HD i64 resolve(Team& t, row_view<logical_block const> ids, run_pool const& pool, i64 step, std::int32_t* slot_of, std::int32_t* misses,
                       logical_block* victims) {
