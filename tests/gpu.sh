@@ -39,14 +39,14 @@ if [[ -z $built ]]; then
 fi
 
 failed=0
-run() { # NAME SECONDS COMMAND...: to a log of that name
+run() { # NAME SECONDS COMMAND...: to a log of that name. Peers may be missing; what a test ends with is a number of failures
   local name=$1 seconds=$2 start=$SECONDS
   shift 2
   timeout "$seconds" "$@" >"$out/$name.log" 2>&1
   local status=$?
   if ((status == 0)); then
     echo "passed  $name  $((SECONDS - start)) s: $(tail -3 "$out/$name.log" | grep -v '^$' | tail -1)"
-  elif ((status == 77)); then
+  elif [[ $name == peers ]] && ((status == 77)); then
     echo "skipped $name: $(tail -1 "$out/$name.log")"
   else
     echo "FAILED  $name  $((SECONDS - start)) s"
