@@ -1,5 +1,6 @@
-// Every kernel of a cache for the schemes that differ most, compiled for every architecture by cuda.cmake.
+// Every kernel of a cache, for every scheme and for other widths and near scalars, compiled for every architecture by cuda.cmake.
 #include "cellar/cellar.cuh"
+#include "../eigensolver.hpp"
 
 using namespace cellar;
 
@@ -30,4 +31,16 @@ void all(cuda::executor const& on) {
   use<scheme::yakv<128>>(on, {});
   use<ahead>(on, {});
   use<overlapped>(on, {});
+  use<scheme::yakv_centred<128>>(on, {});
+  use<scheme::yakv_before_rotary<128>>(on, {});
+  use<scheme::yakv_published<128>>(on, {});
+  use<scheme::yakv_residual<128>>(on, {});
+  use<scheme::mean_landmark<128>>(on, {});
+  use<scheme::arkvale<128>>(on, {});
+  use<scheme::shadow_kv<128, jacobi_eigensolver>>(on, {});
+  use<scheme::sink_window<128>>(on, {});
+  use<scheme::dense<128>>(on, {});
+  use<scheme::quest<256>>(on, {});
+  use<scheme::yakv<64, float>>(on, {});
+  use<scheme::quest<80, f16>>(on, {});
 }

@@ -24,8 +24,10 @@ i64 attend_region(operation::decode_workspace<S> const& sizes) {
   return round_up(operation::span_partials<S>::bytes(sizes.rows, operation::most_spans), 256);
 }
 
-inline constexpr int tiles_of_team = 4;      ///< Scored one after the other.
-inline constexpr int select_threads = 1024;  ///< Of a (sequence, KV head).
+inline constexpr int tiles_of_team = 4;  ///< Scored one after the other.
+/// Threads that select for a (sequence, KV head). Those that step over outliers need more registers than 1024 threads have on sm_80.
+template <offloading_scheme S>
+inline constexpr int select_threads = S::outliers::keeps_outliers ? 512 : 1024;
 
 /// What kernels of a step have in common.
 template <offloading_scheme S>
@@ -147,6 +149,8 @@ struct prepare_points_kernel : step_memory<S> {
 
 template <offloading_scheme S>
 struct score_points_kernel : step_memory<S> {
+  static constexpr int resident_blocks(int capability) { return capability >= 120 ? 2 : 3; }  // it spills beyond
+
   i64 groups;
 
   template <team Team>
@@ -372,8 +376,8 @@ struct row_tiles : step_memory<S> {
 
 template <offloading_scheme S, class T, int Rows>
 struct attend_kernel : row_tiles<S, Rows> {
-  /// Left alone, it takes 134 to 150 registers up to sm_90 and spills on later ones; with a bound it takes all that this leaves.
-  static constexpr int resident_blocks(int capability) { return capability >= 100 ? 2 : 0; }
+  /// Left alone, it spills with most codecs to fit a third block; with a bound of three it spills more.
+  static constexpr int resident_blocks(int) { return 2; }
 
   heads_view<T const> q;
   bool is_late = false;
@@ -487,8 +491,8 @@ void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
     on.template launch<256>({runs, heads, sequences}, operation::write_run_bytes, detail::write_kernel<S>{shared});
     return;
   }
-  on.template launch<detail::select_threads>({heads, sequences}, round_up(i64(S::select::shared_bytes), 16) + 64,
-                                             detail::select_kernel<S>{common, ids, counts, remainders});
+  on.template launch<detail::select_threads<S>>({heads, sequences}, round_up(i64(S::select::shared_bytes), 16) + 64,
+                                                detail::select_kernel<S>{common, ids, counts, remainders});
 }
 
 /// Attends to sinks, the given far blocks and the tail.

@@ -53,15 +53,14 @@ struct residual {
       }
       t.sync();
     }
-    if (t.rank() >= blocks) return;
-    float middle[D];  // every member decodes for itself: cheaper than a barrier
-    mean_codec.decode(alone, stored_mean, matrix_view<float, D>{middle, 1});
     for (i64 b = t.rank(); b < blocks; b += t.size()) {
-      float difference[D];
-      for (int c = 0; c < D; ++c) difference[c] = 0;
-      for (i64 r = 0; r < tokens; ++r)
-        for (int c = 0; c < D; ++c) difference[c] += keys(b * tokens + r, c);
-      for (int c = 0; c < D; ++c) difference[c] = difference[c] / float(tokens) - middle[c];
+      float difference[D];  // at first the mean, decoded for each block: two rows do not fit in a device's registers
+      mean_codec.decode(alone, stored_mean, matrix_view<float, D>{difference, 1});
+      for (int c = 0; c < D; ++c) {
+        float sum = 0;
+        for (i64 r = 0; r < tokens; ++r) sum += keys(b * tokens + r, c);
+        difference[c] = sum / float(tokens) - difference[c];
+      }
       constexpr row_bytes stored = ResidualCodec{}.bytes(D);
       std::byte row[stored.codes + stored.scales + 1];
       residual_codec.encode(alone, matrix_view<float const, D>{difference, 1}, row_parts<std::byte>{row, row + one.codes, 0, 0});
@@ -72,10 +71,9 @@ struct residual {
   }
   template <team Team, int D>
   CELLAR_HD void prepare(Team& t, matrix_view<float const, D> queries, prepared_queries<std::byte, D> to) const {
-    for (i64 h = 0; h < queries.rows; ++h) {
-      mean_codec.template prepare_query<D>(t, queries.row(h), to.data + h * record_bytes(D));
+    for (i64 h = 0; h < queries.rows; ++h) mean_codec.template prepare_query<D>(t, queries.row(h), to.data + h * record_bytes(D));
+    for (i64 h = 0; h < queries.rows; ++h)
       residual_codec.template prepare_query<D>(t, queries.row(h), to.data + h * record_bytes(D) + mean_codec.query_bytes(D));
-    }
   }
   template <team Team, int D>
   CELLAR_HD void score_tile(Team& t, prepared_queries<std::byte const, D> from, std::byte const* tile, matrix_view<float> scores) const {
