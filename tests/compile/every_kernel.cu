@@ -1,6 +1,6 @@
 // Every kernel of a cache, for every scheme and for other widths and near scalars, compiled for every architecture by cuda.cmake.
-#include "cellar/cellar.cuh"
 #include "../eigensolver.hpp"
+#include "cellar/cellar.cuh"
 
 using namespace cellar;
 
