@@ -86,7 +86,7 @@ scheme_summary summarize(std::string name, std::vector<document_result> const& s
   to.oracle_mass = each([](document_result const& s) { return s.oracle_mass; });
 
   to.output_error_by_layer.assign(scheme[0].output_error.size(), 0.0);
-  double tokens = 0, steps = 0;
+  double tokens = 0, steps = 0, hits = 0, misses = 0;
   for (document_result const& d : scheme) {
     for (std::size_t l = 0; l < d.output_error.size(); ++l) to.output_error_by_layer[l] += d.output_error[l] / double(n);
     tokens += double(d.length);
@@ -97,6 +97,8 @@ scheme_summary summarize(std::string name, std::vector<document_result> const& s
     to.pool_bytes += d.bytes.pool;
     to.far_bytes += d.bytes.far;
     to.moved_bytes += double(d.work.moved_bytes);
+    hits += double(d.work.pool_hits);
+    misses += double(d.work.pool_misses);
     to.seconds += d.seconds;
     to.stage_seconds.score += d.work.seconds.score;
     to.stage_seconds.select += d.work.seconds.select;
@@ -106,6 +108,7 @@ scheme_summary summarize(std::string name, std::vector<document_result> const& s
   for (double* const x : {&to.summary_bytes, &to.always_near_bytes, &to.generated_bytes, &to.pool_bytes, &to.far_bytes}) *x /= tokens;
   for (double* const x : {&to.moved_bytes, &to.seconds, &to.stage_seconds.score, &to.stage_seconds.select, &to.stage_seconds.fetch, &to.stage_seconds.attend})
     *x /= steps;
+  to.hit_rate = hits + misses > 0 ? hits / (hits + misses) : std::numeric_limits<double>::quiet_NaN();
   return to;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -48,6 +49,7 @@ struct scheme_summary {
   std::vector<double> output_error_by_layer;
   double summary_bytes = 0, always_near_bytes = 0, generated_bytes = 0, pool_bytes = 0, far_bytes = 0;  ///< A token and layer.
   double moved_bytes = 0, seconds = 0;                                                                  ///< A step: all layers, one sequence.
+  double hit_rate = std::numeric_limits<double>::quiet_NaN();                                           ///< Of the near pool; NaN where there is none.
   decltype(cellar::statistics::seconds) stage_seconds;                                                  ///< A step, summed over threads.
 
   double near_bytes() const { return summary_bytes + always_near_bytes + generated_bytes + pool_bytes; }

@@ -92,7 +92,7 @@ void write_json(report const& r, std::filesystem::path const& path) {
     one["pool_bytes_per_token"] = s.pool_bytes;
     one["far_bytes_per_token"] = s.far_bytes;
     one["moved_bytes_per_step"] = s.moved_bytes;
-    one["hit_rate"] = nullptr;  // no pool
+    one["hit_rate"] = figure(s.hit_rate);
     one["seconds_per_step"] = s.seconds;
     one["seconds_per_stage"] = {
         {"score", s.stage_seconds.score}, {"select", s.stage_seconds.select}, {"fetch", s.stage_seconds.fetch}, {"attend", s.stage_seconds.attend}};
@@ -103,18 +103,28 @@ void write_json(report const& r, std::filesystem::path const& path) {
   if (!out.flush()) throw std::runtime_error("The report " + path.string() + " cannot be written.");
 }
 
+std::string in_quotes(std::string const& text) {
+  std::string q;
+  for (char const c : text) q += c == '\'' ? "''" : std::string(1, c);
+  return '\'' + q + '\'';
+}
+
+bool gnuplot(std::string const& script) {
+  auto* const on_broken_pipe = std::signal(SIGPIPE, SIG_IGN);  // a missing gnuplot is no reason to end
+  std::FILE* const pipe = popen("gnuplot 2>/dev/null", "w");
+  bool const is_written = pipe && std::fwrite(script.data(), 1, script.size(), pipe) == script.size();
+  bool const is_drawn = pipe && pclose(pipe) == 0;
+  std::signal(SIGPIPE, on_broken_pipe);
+  return is_written && is_drawn;
+}
+
 bool draw_plot(report const& r, std::filesystem::path const& svg) {
-  auto const quoted = [](std::string const& text) {  // in gnuplot's single quotes
-    std::string q;
-    for (char const c : text) q += c == '\'' ? "''" : std::string(1, c);
-    return '\'' + q + '\'';
-  };
-  std::string script = "set terminal svg size 900,600 background rgb 'white'\nset output " + quoted(svg.string()) +
+  std::string script = "set terminal svg size 900,600 background rgb 'white'\nset output " + in_quotes(svg.string()) +
                        "\nset logscale x 2\nset yrange [0:1.05]\nset grid\nunset key\n";
   script += "set offsets graph 0.05, graph 0.2, 0, 0\n";
   script += "set xlabel 'near bytes per token and layer: summary, sinks, window and generated tokens'\n";
   script += "set ylabel 'lookup accuracy, 95 % interval'\nset title " +
-            quoted(r.task + ", " + std::to_string(r.documents) + " documents, budget " + number(100 * r.budget, 3) + " % of the prompt") + " noenhanced\n";
+            in_quotes(r.task + ", " + std::to_string(r.documents) + " documents, budget " + number(100 * r.budget, 3) + " % of the prompt") + " noenhanced\n";
   script += "plot '-' using 1:2:3:4 with yerrorbars pt 7 lw 2, '-' using 1:2:3 with labels left offset 1,0.5 noenhanced\n";
   std::string bars, labels;
   for (scheme_summary const& s : r.schemes) {
@@ -125,13 +135,7 @@ bool draw_plot(report const& r, std::filesystem::path const& svg) {
     labels += x + " " + number(e.mean, 5) + " " + s.name + "\n";
   }
   if (bars.empty()) return false;
-  script += bars + "e\n" + labels + "e\n";
-  auto* const on_broken_pipe = std::signal(SIGPIPE, SIG_IGN);  // a missing gnuplot is no reason to end
-  std::FILE* const pipe = popen("gnuplot 2>/dev/null", "w");
-  bool const is_written = pipe && std::fwrite(script.data(), 1, script.size(), pipe) == script.size();
-  bool const is_drawn = pipe && pclose(pipe) == 0;
-  std::signal(SIGPIPE, on_broken_pipe);
-  return is_written && is_drawn;
+  return gnuplot(script + bars + "e\n" + labels + "e\n");
 }
 
 }  // namespace text2json

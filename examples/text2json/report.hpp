@@ -23,7 +23,12 @@ std::string table_of(report const& r);
 /// Writes report.json. Figures that are not defined are null. Errors  std::runtime_error
 void write_json(report const& r, std::filesystem::path const& path);
 
-/// Draws lookup accuracy against near bytes per token and layer by gnuplot. False where gnuplot is not there or fails.
+/// Draws lookup accuracy against near bytes per token and layer. False where gnuplot does not, or there is nothing to draw.
 bool draw_plot(report const& r, std::filesystem::path const& svg);
+
+/// Runs a script. False where gnuplot is not there or fails.
+bool gnuplot(std::string const& script);
+/// A text as gnuplot has it in a script.
+std::string in_quotes(std::string const& text);
 
 }  // namespace text2json
