@@ -135,4 +135,16 @@ void head_dims(Device const& on) {
   check<scheme::quest<128>, bf16>(on, 34, small);
 }
 
+/// Schemes with state, shared planes or several codes, in other widths than those of their families.
+template <class Device>
+void wide(Device const& on) {
+  against_host::sizes const small{.layers = 1, .group = 2, .kv_heads = 2, .is_short = true};
+  check<scheme::yakv_centred<128>, bf16>(on, 36, small);
+  check<scheme::yakv_centred<80, f16>, f16>(on, 37, small);
+  check<scheme::yakv_before_rotary<128>, bf16>(on, 38, small);
+  check<scheme::yakv_residual<128>, bf16>(on, 39, small);
+  check<scheme::yakv_published<256>, bf16>(on, 40, small);
+  check<scheme::shadow_kv<128, jacobi_eigensolver, bf16, codecs::fixed_rank<40>>, bf16>(on, 41, small);
+}
+
 }  // namespace families

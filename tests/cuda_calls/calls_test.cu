@@ -172,6 +172,45 @@ TEST_CASE("decoding asks the CUDA runtime for launches and nothing else, plans f
   });
 }
 
+TEST_CASE("a completion is one event, recorded on its stream as often as wanted, and what is not done yet is no error") {
+  recorder::state() = {};
+  {
+    cuda::executor const on(stream_of(1)), other(stream_of(2));
+    cuda::completion done;
+    recorder::state().calls.clear();
+    done.record(on);
+    done.wait(other);
+    recorder::state().unfinished_queries = 2;
+    CHECK_FALSE(done.is_done());
+    CHECK_FALSE(done.is_done());
+    CHECK(done.is_done());
+    done.synchronize();
+    cuda::completion moved = std::move(done);
+    moved.record(other);
+    std::vector<std::pair<std::string, cudaStream_t>> calls;
+    for (auto const& c : recorder::state().calls) calls.push_back({c.function, c.stream});
+    CHECK(calls == std::vector<std::pair<std::string, cudaStream_t>>{{"cudaEventRecord", stream_of(1)},
+                                                                     {"cudaStreamWaitEvent", stream_of(2)},
+                                                                     {"cudaEventQuery", nullptr},
+                                                                     {"cudaEventQuery", nullptr},
+                                                                     {"cudaEventQuery", nullptr},
+                                                                     {"cudaEventSynchronize", nullptr},
+                                                                     {"cudaEventRecord", stream_of(2)}});
+    CHECK(recorder::state().events == 1);
+    for (std::string const function : {"cudaEventQuery", "cudaEventSynchronize", "cudaEventRecord", "cudaStreamWaitEvent"}) {
+      recorder::state().failing_function = function;
+      auto const call = [&] {
+        if (function == "cudaEventQuery") static_cast<void>(moved.is_done());
+        if (function == "cudaEventSynchronize") moved.synchronize();
+        if (function == "cudaEventRecord") moved.record(on);
+        if (function == "cudaStreamWaitEvent") moved.wait(on);
+      };
+      CHECK_THROWS_WITH(call(), contains("cuda::completion"));
+    }
+  }
+  CHECK(recorder::state().holds_nothing());
+}
+
 TEST_CASE("a CUDA call that fails is an error that names it, whichever it is, and nothing is left behind") {
   for_each_scheme([]<class Scheme>(std::type_identity<Scheme>) {
     for (bool const keeps_failing : {false, true}) {

@@ -115,7 +115,10 @@ cudaError_t cudaEventDestroy(cudaEvent_t) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t stream) { return made({"cudaEventRecord", stream, {}, false, false}); }
 cudaError_t cudaEventSynchronize(cudaEvent_t) { return made({"cudaEventSynchronize", {}, {}, false, false}); }
-cudaError_t cudaEventQuery(cudaEvent_t) { return made({"cudaEventQuery", {}, {}, false, false}); }
+cudaError_t cudaEventQuery(cudaEvent_t) {
+  auto const error = made({"cudaEventQuery", {}, {}, false, false});
+  return error == cudaSuccess && state().unfinished_queries-- > 0 ? cudaErrorNotReady : error;
+}
 cudaError_t cudaFuncSetAttribute(void const*, cudaFuncAttribute, int) { return made({"cudaFuncSetAttribute", {}, {}, false, false}); }
 cudaError_t cudaLaunchKernelExC(cudaLaunchConfig_t const* config, void const* kernel, void**) {
   return enqueued({"cudaLaunchKernelExC", config->stream, kernels()[kernel], false, false});

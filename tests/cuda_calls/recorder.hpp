@@ -28,6 +28,7 @@ struct runtime {
   std::int64_t events = 0;                                        ///< That exist.
   std::map<cudaStream_t, std::int64_t> enqueued;                  ///< Calls on each stream since somebody waited for it.
   std::map<cudaStream_t, std::int64_t> freed_meanwhile;           ///< Memory taken back while a stream had such calls.
+  std::int64_t unfinished_queries = 0;                            ///< Of events, that say "not yet".
   std::int64_t shared_limit = 99 * 1024;
   int major = 9;
   bool reads_pageable = true, has_unified_addressing = true;
