@@ -14,7 +14,7 @@ struct coded : scheme::quest<HeadDim> {
 
 template <class Scheme>
 void attend(benchmark::State& state) {
-  problem<Scheme> p({.batch = state.range(0), .group = int(state.range(1)), .selected = state.range(2)});
+  problem<Scheme> p({.batch = state.range(0), .kv_heads = int(state.range(1)), .group = int(state.range(2)), .selected = state.range(3)});
   auto const kernels = p.kernel_seconds(4, [] {});
   auto const& all = kernels.at("attend");
   report(state, all);
@@ -25,7 +25,9 @@ void attend(benchmark::State& state) {
 }
 
 void sizes(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"batch", "group", "selected"})->Args({1, 4, 2048})->Args({8, 4, 2048})->Args({8, 4, 16384})->Args({8, 1, 2048})->Args({8, 8, 2048});
+  b->ArgNames({"batch", "kv_heads", "group", "selected"});
+  b->Args({1, 8, 4, 2048})->Args({8, 8, 4, 2048})->Args({32, 8, 4, 2048})->Args({8, 8, 4, 16384})->Args({8, 8, 1, 2048})->Args({8, 8, 8, 2048});
+  b->Args({8, 1, 8, 2048})->Args({8, 4, 7, 2048});
   b->Apply(manual);
 }
 BENCHMARK_TEMPLATE(attend, coded<128, codec::identity<bf16>>)->Apply(sizes);

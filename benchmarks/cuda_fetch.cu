@@ -69,9 +69,8 @@ struct overlapped : scheme::yakv<128> {
 /// Steps whose queries keep so many percent of the last one's: the rest decides how many runs are missing.
 template <class Scheme>
 void near_pool(benchmark::State& state) {
-  i64 const batch = state.range(0);
-  problem<Scheme> p({.batch = batch});
-  auto const turn = [&] { p.turn_queries(float(state.range(1)) / 100); };
+  problem<Scheme> p({.tokens = state.range(0), .batch = state.range(1)});
+  auto const turn = [&] { p.turn_queries(float(state.range(2)) / 100); };
   constexpr int steps = 10, kernel_steps = 4, warm_ups = 2;
   auto const at_first = p.hits_and_misses();
   auto const kernels = p.kernel_seconds(kernel_steps, turn);
@@ -93,8 +92,11 @@ void near_pool(benchmark::State& state) {
         bytes_of_layer(double(before.second - at_first.second), kernel_steps + warm_ups) / quantile(fetch->second, 0.5) / limits_of_device::here().to_device;
   limits_of_device::here().count(state);
 }
-BENCHMARK_TEMPLATE(near_pool, scheme::yakv<128>)->ArgNames({"batch", "kept"})->ArgsProduct({{1, 8}, {100, 99, 90, 0}})->Apply(manual);
-BENCHMARK_TEMPLATE(near_pool, overlapped)->ArgNames({"batch", "kept"})->ArgsProduct({{1, 8}, {100, 99, 90, 0}})->Apply(manual);
+void kept(benchmark::internal::Benchmark* b) {
+  b->ArgNames({"tokens", "batch", "kept"})->ArgsProduct({{32768}, {1, 8}, {100, 99, 90, 0}})->ArgsProduct({{131072}, {1, 8}, {100, 99}})->Apply(manual);
+}
+BENCHMARK_TEMPLATE(near_pool, scheme::yakv<128>)->Apply(kept);
+BENCHMARK_TEMPLATE(near_pool, overlapped)->Apply(kept);
 
 }  // namespace cuda_fetch
 

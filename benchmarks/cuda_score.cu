@@ -7,7 +7,7 @@ using namespace device_benchmark;
 
 template <class Scheme>
 void score(benchmark::State& state) {
-  problem<Scheme> p({.tokens = state.range(0), .batch = state.range(1), .group = int(state.range(2)), .selected = 256});
+  problem<Scheme> p({.tokens = state.range(0), .batch = state.range(1), .kv_heads = int(state.range(2)), .group = int(state.range(3)), .selected = 256});
   auto const kernels = p.kernel_seconds(4, [] {});
   for (char const* const name : {"score", "score_points", "score_planes"})
     if (auto const found = kernels.find(name); found != kernels.end()) {
@@ -19,7 +19,8 @@ void score(benchmark::State& state) {
 }
 
 void sizes(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"tokens", "batch", "group"})->Args({131072, 1, 4})->Args({131072, 8, 4})->Args({131072, 1, 1})->Args({131072, 1, 8})->Args({32768, 8, 4});
+  b->ArgNames({"tokens", "batch", "kv_heads", "group"});
+  b->Args({131072, 1, 8, 4})->Args({131072, 8, 8, 4})->Args({131072, 1, 8, 1})->Args({131072, 1, 8, 8})->Args({32768, 8, 8, 4})->Args({131072, 8, 1, 8});
   b->Apply(manual);
 }
 BENCHMARK_TEMPLATE(score, in_device_memory<scheme::yakv<128>>)->Apply(sizes);           // 2-bit points, a landmark a token

@@ -7,7 +7,7 @@ using namespace device_benchmark;
 
 template <class Scheme>
 void step(benchmark::State& state) {
-  problem<Scheme> p({.tokens = state.range(0), .batch = state.range(1)});
+  problem<Scheme> p({.tokens = state.range(0), .batch = state.range(1), .kv_heads = int(state.range(2))});
   auto const nothing = [] {};
   auto const kernels = p.kernel_seconds(4, nothing);
   auto const layers = p.layer_seconds(10, nothing);
@@ -21,7 +21,9 @@ void step(benchmark::State& state) {
   limits_of_device::here().count(state);
 }
 
-void sizes(benchmark::internal::Benchmark* b) { b->ArgNames({"tokens", "batch"})->ArgsProduct({{32768, 131072}, {1, 8}})->Apply(manual); }
+void sizes(benchmark::internal::Benchmark* b) {
+  b->ArgNames({"tokens", "batch", "kv_heads"})->ArgsProduct({{32768, 131072}, {1, 8}, {8}})->Args({32768, 32, 8})->Args({32768, 8, 1})->Apply(manual);
+}
 BENCHMARK_TEMPLATE(step, in_device_memory<scheme::dense<128>>)->Apply(sizes);
 BENCHMARK_TEMPLATE(step, scheme::yakv<128>)->Apply(sizes);
 BENCHMARK_TEMPLATE(step, in_device_memory<scheme::yakv<128>>)->Apply(sizes);

@@ -15,6 +15,7 @@
 namespace device_benchmark {
 
 using namespace cellar;
+namespace cuda = cellar::cuda;  // CCCL has a ::cuda
 
 inline double quantile(std::vector<double> x, double q) {
   std::sort(x.begin(), x.end());

@@ -60,8 +60,8 @@ if [[ -z $only || $only == tests ]]; then
 fi
 if [[ -n $model && -x $built/text2json && (-z $only || $only == tests) ]]; then
   decode=("$built/text2json" --model "$model" --documents 1 --tokens 1000 --budget 0.125 --schemes yakv_centred,quest)
-  run text2json 50 "${decode[@]}" --device cuda --out "$out/text2json"
-  run text2json_host 50 "${decode[@]}" --out "$out/text2json_host"
+  run text2json 40 "${decode[@]}" --device cuda --out "$out/text2json"
+  run text2json_host 30 "${decode[@]}" --out "$out/text2json_host"
   run text2json_alike 5 python3 - "$out"/text2json{_host,}/report.json <<'END'
 import json, sys
 host, device = ({s["name"]: s["nll"] for s in json.load(open(path))["schemes"]} for path in sys.argv[1:])
@@ -72,14 +72,14 @@ END
 fi
 if [[ -z $only || $only == benchmarks ]]; then
   for name in "${benchmarks[@]}"; do
-    run "$name" 25 "$built/benchmark_$name" --benchmark_out="$out/$name.json" --benchmark_out_format=json
+    run "$name" 16 "$built/benchmark_$name" --benchmark_out="$out/$name.json" --benchmark_out_format=json
   done
   run peers 30 python3 "$root/benchmarks/peers/torch_decode.py" "$out/peers.json"
 fi
 if [[ -z $only || $only == sanitizers ]]; then
   small='a block of a device obeys*,on a device as on the host: overlap,on a device as on the host: yakv_variants,on a device as on the host: compositions'
   for tool in memcheck racecheck initcheck synccheck; do
-    run "$tool" 45 compute-sanitizer --tool "$tool" --error-exitcode 9 "$built/test_device" "$small"
+    run "$tool" 40 compute-sanitizer --tool "$tool" --error-exitcode 9 "$built/test_device" "$small"
   done
 fi
 ((failed)) && echo "Something failed; logs are in $out." || echo "All passed; logs are in $out."
