@@ -489,10 +489,10 @@ void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
     on.template launch<256>({runs, heads, sequences}, operation::count_cells_bytes, detail::count_kernel<S>{shared});
     on.template launch<256>({runs, heads, sequences}, operation::count_cells_bytes, detail::collect_kernel<S>{shared});
     on.template launch<256>({runs, heads, sequences}, operation::write_run_bytes, detail::write_kernel<S>{shared});
-    return;
+  } else {
+    on.template launch<detail::select_threads<S>>({heads, sequences}, round_up(i64(S::select::shared_bytes), 16) + 64,
+                                                  detail::select_kernel<S>{common, ids, counts, remainders});
   }
-  on.template launch<detail::select_threads<S>>({heads, sequences}, round_up(i64(S::select::shared_bytes), 16) + 64,
-                                                detail::select_kernel<S>{common, ids, counts, remainders});
 }
 
 /// Attends to sinks, the given far blocks and the tail.
