@@ -124,7 +124,7 @@ void overlap(Device const& on) {
 template <class Device>
 void methods(Device const& on) {
   check<scheme::moba<64, float, 32>, float>(on, 40);
-  check<scheme::omni_kv<64, float, 2>, float>(on, 41, {.layers = 4});
+  check<scheme::omni_kv<64, float, 2>, float>(on, 41, {.layers = 4}, {.tokens = 64, .dense_layers = 2});  // the paper sweeps the budget
   check<scheme::h_share<64, f16, 2, 3>, f16>(on, 42, {.layers = 4});
   check<scheme::free_kv<64, float>, float>(on, 43, {.selects = against_host::ahead::after_attend});
   check<scheme::twilight<64>, bf16>(on, 44);
