@@ -203,7 +203,7 @@ MUTATIONS = [
     ("summary/by_largest_channels.hpp", "std::sqrt(all / some)", "all / some", "summary/by_largest_channels_test.cpp"),
     ("summary/by_largest_channels.hpp", "size(h, c) && other < c", "size(h, c) && other <= c", "summary/by_largest_channels_test.cpp"),
     ("core/eigensolver.hpp", "moments[j * n + i] = moments[i * n + j]", "moments[j * n + i] = 0", "summary/mapped_test.cpp"),
-    ("scheme/moba.hpp", "using select = cellar::select::top_k;", "using select = cellar::select::all;", "cache/methods_test.cpp"),
+    ("scheme/moba.hpp", ".tokens = 2 * BlockTokens", ".tokens = 3 * BlockTokens", "cache/methods_test.cpp"),
     ("scheme/free_kv.hpp", "using reduce = cellar::select::mean_of_softmaxes;", "", "cache/methods_test.cpp"),
     ("scheme/free_kv.hpp", "reuse_ids<1, 2>", "reuse_ids<2, 1>", "cache/methods_test.cpp"),
     ("scheme/omni_kv.hpp", "reuse_ids<Layers>", "reuse_ids<Layers + 1>", "cache/methods_test.cpp"),

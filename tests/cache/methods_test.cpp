@@ -210,4 +210,43 @@ TEST_CASE("sparq weighs its few channels so that the softmax is as sharp, and th
   }
 }
 
+namespace {
+
+/// What a scheme is composed of: the tests above take its policies from itself.
+template <class Scheme, class Summary, class Reduce, class Select, class Reuse>
+constexpr bool is_composed_of = std::is_same_v<typename Scheme::summary, Summary>&& std::is_same_v<typename Scheme::reduce, Reduce>&&
+    std::is_same_v<typename Scheme::select, Select>&& std::is_same_v<typename Scheme::reuse, Reuse>;
+
+}  // namespace
+
+TEST_CASE("methods are composed as their papers have it, with the published budgets") {
+  using namespace cellar::select;
+  namespace summary = cellar::summary;
+  namespace codec = cellar::codec;
+  using key = summary::mean<>;
+  using all_heads = max_of_softmaxes;
+  CHECK(is_composed_of<scheme::moba<128>, summary::mean<>, all_heads, top_k, reuse_ids<>>);
+  CHECK(is_composed_of<scheme::omni_kv<128>, key, all_heads, top_k, reuse_ids<8>>);
+  CHECK(is_composed_of<scheme::tidal_decode<128>, key, all_heads, top_k, reuse_ids<11>>);
+  CHECK(is_composed_of<scheme::h_share<128>, key, all_heads, top_k, reuse_ids<2, 2>>);
+  CHECK(is_composed_of<scheme::free_kv<128>, summary::min_max<>, mean_of_softmaxes, top_k, reuse_ids<1, 2>>);
+  CHECK(is_composed_of<scheme::twilight<128>, summary::quantized_key<codec::int4<128>>, all_heads, top_p<std::ratio<95, 100>>, reuse_ids<>>);
+  CHECK(is_composed_of<scheme::sparq<128>, summary::by_largest_channels<32, key>, all_heads, top_k, reuse_ids<>>);
+  CHECK(is_composed_of<double_sparsity, summary::mapped<summary::label_channels<codec::rank_share<1, 16>>, summary::quantized_key<codec::int4<d>>>, all_heads,
+                       top_k, reuse_ids<>>);
+  CHECK(is_composed_of<loki, summary::mapped<summary::principal_axes<codec::rank_share<1, 4>, jacobi_eigensolver>, summary::mean<float>>, all_heads, top_k,
+                       reuse_ids<>>);
+  CHECK(is_composed_of<infini_gen, summary::mapped<summary::principal_axes<codec::rank_share<1, 5>, jacobi_eigensolver>, summary::mean<float>>, all_heads,
+                       threshold<std::ratio<4>>, reuse_ids<1, 2>>);
+  CHECK(is_composed_of<scheme::rabitq_cache<128>, summary::mapped<summary::around_mean, summary::quantized_key<codec::signs<1, bf16>>>, all_heads,
+                       top_p<std::ratio<95, 100>>, reuse_ids<>>);
+
+  CHECK((scheme::moba<128>::block_tokens == 512 && scheme::moba<128>::published.tokens == 1024 && scheme::moba<128>::published.window == 512));
+  CHECK((scheme::free_kv<128>::block_tokens == 32 && scheme::twilight<128>::block_tokens == 1 && scheme::sparq<128>::block_tokens == 1));
+  CHECK((scheme::tidal_decode<128>::published.dense_layers == 2 && scheme::tidal_decode<128>::published.tokens == 256));
+  CHECK((scheme::omni_kv<128>::published.dense_layers == 2 && scheme::h_share<128>::published.dense_layers == 2));
+  CHECK((loki::published.share == 0.25 && double_sparsity::published.share == 0.0625 && infini_gen::published.share == 0.2));
+  CHECK((loki::block_tokens == 1 && double_sparsity::block_tokens == 1 && infini_gen::block_tokens == 1 && rabitq_cache::block_tokens == 1));
+}
+
 }  // namespace methods_test
