@@ -189,6 +189,28 @@ MUTATIONS = [
     ("cuda/append.hpp", "copy(to.position(step.sealed), step.length);", "", "cuda/emulated_exact_test.cpp"),
     ("cuda/resolve.hpp", "missing = operation::resolve(", "missing = 0 * operation::resolve(", "cuda/emulated_yakv_test.cpp"),
     ("cache/cache.hpp", "run_pools_.forget(on, number(id), sealed);", "", "cuda/emulated_compositions_test.cpp"),
+    # the methods of other papers
+    ("select/reduce.hpp", "std::log(t.reduce(sum, plus{})) + log_rows", "std::log(t.reduce(sum, plus{}))", "select/select_test.cpp"),
+    ("select/reduce.hpp", "x > so_far ? x + std::log1p", "x > so_far ? so_far + std::log1p", "select/select_test.cpp"),
+    ("codec/signs.hpp", "y[c] = one * random_sign(SignSeed, c);", "y[c] = one;", "codec/signs_test.cpp"),
+    ("codec/signs.hpp", "table[byte * 32 + 16 + int(bits >> 4)]", "table[byte * 32 + int(bits >> 4)]", "codec/signs_test.cpp"),
+    ("summary/mapped.hpp", "scores(h, lane) += shares[h];", "scores(h, lane) += shares[0];", "summary/mapped_test.cpp"),
+    ("summary/mapped.hpp", "first_lane + int(b)", "int(b)", "summary/mapped_test.cpp"),
+    ("summary/mapped.hpp", "t.sync();\n    summary.prepare", "summary.prepare", "emulator/bodies_test.cpp"),
+    ("summary/label_channels.hpp", "mine && other < c", "mine && other > c", "summary/mapped_test.cpp"),
+    ("summary/principal_axes.hpp", "double(keys(r, c)) - mean[c]", "double(keys(r, c))", "summary/mapped_test.cpp"),
+    ("summary/around_mean.hpp", "return x[i] - mean[i];", "return x[i];", "summary/mapped_test.cpp"),
+    ("summary/by_largest_channels.hpp", "std::sqrt(all / some)", "all / some", "summary/by_largest_channels_test.cpp"),
+    ("summary/by_largest_channels.hpp", "size(h, c) && other < c", "size(h, c) && other <= c", "summary/by_largest_channels_test.cpp"),
+    ("core/eigensolver.hpp", "moments[j * n + i] = moments[i * n + j]", "moments[j * n + i] = 0", "summary/mapped_test.cpp"),
+    ("scheme/moba.hpp", ".tokens = 2 * BlockTokens", ".tokens = 3 * BlockTokens", "cache/methods_test.cpp"),
+    ("scheme/free_kv.hpp", "using reduce = cellar::select::mean_of_softmaxes;", "", "cache/methods_test.cpp"),
+    ("scheme/free_kv.hpp", "reuse_ids<1, 2>", "reuse_ids<2, 1>", "cache/methods_test.cpp"),
+    ("scheme/omni_kv.hpp", "reuse_ids<Layers>", "reuse_ids<Layers + 1>", "cache/methods_test.cpp"),
+    ("scheme/tidal_decode.hpp", ".dense_layers = 2", ".dense_layers = 1", "cache/methods_test.cpp"),
+    ("scheme/h_share.hpp", "reuse_ids<Layers, Steps>", "reuse_ids<Layers>", "cache/methods_test.cpp"),
+    ("scheme/sparq.hpp", "using remainder = cellar::attention::mean_value;", "", "cache/methods_test.cpp"),
+    ("scheme/infini_gen.hpp", "threshold<Alpha>", "top_k", "cache/methods_test.cpp"),
 ]
 
 

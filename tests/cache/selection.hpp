@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <vector>
 
@@ -153,6 +154,178 @@ struct by<Scheme, cellar::summary::residual<MeanCodec, ResidualCodec, Landmarks>
   }
 };
 
+/// The largest channels of a query alone, sharpened by what they hold of its sum of magnitudes.
+template <class Scheme, int Count, class Summary>
+struct by<Scheme, cellar::summary::by_largest_channels<Count, Summary>> : blocks_of_keys<Scheme> {
+  using blocks_of_keys<Scheme>::blocks_of_keys;
+  promise operator()(float const* q, std::int64_t block) const {
+    static_assert(Scheme::block_tokens == 1);
+    std::vector<int> order;
+    for (int c = 0; c < this->d; ++c) order.push_back(c);
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return std::abs(q[a]) > std::abs(q[b]); });
+    order.resize(std::min<std::size_t>(order.size(), std::size_t(Count)));
+    double all = 0, some = 0;
+    for (int c = 0; c < this->d; ++c) all += std::abs(double(q[c]));
+    for (int const c : order) some += std::abs(double(q[c]));
+    promise p;
+    for (int const c : order) {
+      double const term = double(q[c]) * this->key(block, 0, c) * std::sqrt(all / some);
+      p.logit += term;
+      p.slack += std::abs(term) * 2 * this->f32_sum;  // the factor is of sums too
+    }
+    return p;
+  }
+};
+
+/// The prompt's keys of one head, in double: what maps learn from. [token][d]
+template <class Scheme>
+std::vector<double> prompt_keys(reference<Scheme> const& ref, sequence_data const& s, int head) {
+  auto const keys = ref.head_rows(s.original_keys, s, 0, head, 0, s.prompt);
+  return {keys.begin(), keys.end()};
+}
+
+/// What a codec (tested by itself) makes of rows of any width.
+template <class Codec>
+std::vector<float> coded_rows(cellar::vector_kernels const* kernels, std::vector<float> const& rows, int width) {
+  Codec const coder;
+  cellar::serial_team t(nullptr, 0, kernels);
+  auto const tokens = std::int64_t(rows.size()) / width;
+  cellar::row_bytes const size = coder.bytes(width);
+  std::vector<std::byte> codes(std::size_t(tokens * size.codes) + 1), scales(std::size_t(tokens * size.scales) + 1);
+  cellar::row_parts<std::byte> const at{codes.data(), scales.data(), size.codes, size.scales};
+  coder.encode(t, cellar::matrix_view<float const>{rows.data(), tokens, width, width}, at);
+  std::vector<float> y(rows.size());
+  coder.decode(t, at, cellar::matrix_view<float>{y.data(), tokens, width, width});
+  return y;
+}
+
+/// Coded label channels: those of the prompt's largest sums of squares.
+template <class Scheme, class Count, class Codec>
+struct by<Scheme, cellar::summary::mapped<cellar::summary::label_channels<Count>, cellar::summary::quantized_key<Codec>>> : blocks_of_keys<Scheme> {
+  std::vector<int> labels;
+  std::vector<float> coded;
+  by(reference<Scheme> const& ref, sequence_data const& s, int head, std::int64_t first, std::int64_t blocks)
+      : blocks_of_keys<Scheme>(ref, s, head, first, blocks) {
+    static_assert(Scheme::block_tokens == 1);
+    constexpr int d = Scheme::head_dim;
+    auto const keys = prompt_keys(ref, s, head);
+    std::vector<double> sums(d, 0.0);
+    for (std::size_t i = 0; i < keys.size(); ++i) sums[i % d] += keys[i] * keys[i];
+    for (int c = 0; c < d; ++c) labels.push_back(c);
+    std::sort(labels.begin(), labels.end(), [&](int a, int b) { return sums[std::size_t(a)] > sums[std::size_t(b)]; });
+    labels.resize(std::size_t(std::max<std::int64_t>(2, (Count::of(d) + 1) / 2 * 2)));
+    std::vector<float> rows;
+    for (std::int64_t b = 0; b < blocks; ++b)
+      for (int const c : labels) rows.push_back(float(this->key(b, 0, c)));
+    coded = coded_rows<Codec>(ref.kernels, rows, int(labels.size()));
+  }
+  promise operator()(float const* q, std::int64_t block) const {
+    promise p;
+    for (std::size_t i = 0; i < labels.size(); ++i) {
+      double const term = double(q[labels[i]]) * double(coded[std::size_t(block) * labels.size() + i]);
+      p.logit += term;
+      p.slack += (std::abs(term) + std::abs(double(q[labels[i]])) * 8) * this->f32_sum;  // minimum and steps of a code apart
+    }
+    return p;
+  }
+};
+
+/// Coordinates in the leading eigenvectors of the prompt's covariance.
+template <class Scheme, class Rank, class Eigensolver>
+struct by<Scheme, cellar::summary::mapped<cellar::summary::principal_axes<Rank, Eigensolver>, cellar::summary::mean<float>>> : blocks_of_keys<Scheme> {
+  static constexpr int d = Scheme::head_dim;
+  std::vector<double> vectors;  // [axis][channel]
+  by(reference<Scheme> const& ref, sequence_data const& s, int head, std::int64_t first, std::int64_t blocks)
+      : blocks_of_keys<Scheme>(ref, s, head, first, blocks) {
+    auto const keys = prompt_keys(ref, s, head);
+    auto const n = double(s.prompt);
+    std::vector<double> covariance(d * d), mean(d, 0.0);
+    for (std::size_t i = 0; i < keys.size(); ++i) mean[i % d] += keys[i] / n;
+    for (std::size_t a = 0; a < d; ++a)
+      for (std::size_t b = 0; b < d; ++b)
+        for (std::size_t r = 0; r < keys.size(); r += d) covariance[a * d + b] += (keys[r + a] - mean[a]) * (keys[r + b] - mean[b]) / n;
+    auto const axes = int((Rank::of(d) + 1) / 2 * 2);
+    vectors.resize(std::size_t(axes * d));
+    jacobi_eigensolver{}(covariance.data(), d, axes, vectors.data());
+  }
+  promise operator()(float const* q, std::int64_t block) const {
+    promise p;
+    double q2 = 0, k2 = 0;
+    for (std::size_t i = 0; i < vectors.size(); i += d) {
+      double of_q = 0, of_k = 0;
+      for (int c = 0; c < d; ++c) {
+        of_q += double(q[c]) * vectors[i + std::size_t(c)];
+        of_k += this->key(block, 0, c) * vectors[i + std::size_t(c)];
+      }
+      p.logit += of_q * of_k;
+    }
+    for (int c = 0; c < d; ++c) {
+      q2 += double(q[c]) * double(q[c]);
+      k2 += this->key(block, 0, c) * this->key(block, 0, c);
+    }
+    p.slack = 4 * std::sqrt(q2 * k2) * this->f32_sum;  // rounded axes, and sums in them
+    return p;
+  }
+};
+
+/// RaBitQ's estimate from signs of the rotated difference from the prompt's mean, and the mean's product.
+template <class Scheme, std::uint32_t Seed>
+struct by<Scheme, cellar::summary::mapped<cellar::summary::around_mean, cellar::summary::quantized_key<cellar::codec::signs<Seed, float>>>>
+    : blocks_of_keys<Scheme> {
+  static constexpr int d = Scheme::head_dim;
+  static_assert((d & (d - 1)) == 0);
+  std::vector<double> mean;
+  by(reference<Scheme> const& ref, sequence_data const& s, int head, std::int64_t first, std::int64_t blocks)
+      : blocks_of_keys<Scheme>(ref, s, head, first, blocks), mean(d, 0.0) {
+    auto const keys = prompt_keys(ref, s, head);
+    for (std::size_t i = 0; i < keys.size(); ++i) mean[i % d] += keys[i] / double(s.prompt);
+  }
+  /// Row i of the rotation, times x.
+  template <class X>
+  static double rotated(X const& x, int i) {
+    double y = 0;
+    for (int c = 0; c < d; ++c)
+      y += (std::popcount(unsigned(i & c)) % 2 ? -1 : 1) * double(cellar::codec::random_sign(Seed, c)) * double(x(c)) / std::sqrt(double(d));
+    return y;
+  }
+  promise operator()(float const* q, std::int64_t block) const {
+    auto const difference = [&](int c) { return this->key(block, 0, c) - mean[std::size_t(c)]; };
+    double signed_sum = 0, sizes = 0, squares = 0, common = 0, size = 0;
+    for (int i = 0; i < d; ++i) {
+      double const y = rotated(difference, i), of_q = rotated([&](int c) { return q[c]; }, i);
+      sizes += std::abs(y);
+      signed_sum += y >= 0 ? of_q : -of_q;
+      size += std::abs(of_q);
+      squares += difference(i) * difference(i);
+      common += double(q[i]) * mean[std::size_t(i)];
+    }
+    double const factor = squares / sizes;
+    return {common + factor * signed_sum, (std::abs(common) + 3 * factor * size) * this->f32_sum};
+  }
+};
+
+/// Whether a selector takes that many of such scores, for rounding of at most `slack` a score.
+inline bool is_count_of(cellar::select::top_k, std::vector<double> const&, std::int64_t count, std::int64_t budget, double) { return count == budget; }
+/// The fewest of the highest that hold a share P of the sum of weights, and no more than the budget.
+template <class P>
+bool is_count_of(cellar::select::top_p<P>, std::vector<double> scores, std::int64_t count, std::int64_t budget, double slack) {
+  std::sort(scores.rbegin(), scores.rend());
+  double all = 0, without_last = 0;
+  for (double const x : scores) all += std::exp(x - scores[0]);
+  for (std::int64_t i = 0; i + 1 < count; ++i) without_last += std::exp(scores[std::size_t(i)] - scores[0]);
+  double const last = std::exp(scores[std::size_t(count - 1)] - scores[0]), wanted = all * double(P::num) / double(P::den), rounding = 4 * slack * all;
+  return count <= budget && without_last < wanted + rounding && (count == budget || without_last + last > wanted - rounding);
+}
+/// Those above the highest less Alpha, and no more than the budget.
+template <class Alpha>
+bool is_count_of(cellar::select::threshold<Alpha>, std::vector<double> const& scores, std::int64_t count, std::int64_t budget, double slack) {
+  double const limit = *std::max_element(scores.begin(), scores.end()) - double(Alpha::num) / double(Alpha::den);
+  auto const above = [&](double more) {
+    return std::min<std::int64_t>(budget, std::count_if(scores.begin(), scores.end(), [&](double x) { return x > limit + more; }));
+  };
+  return above(2 * slack) <= count && count <= above(-2 * slack);
+}
+
 }  // namespace definitions
 
 /// The ids that each of `steps` steps of `new_tokens` tokens chose are those of the highest scores by the scheme's definition, but for ties within rounding.
@@ -167,8 +340,8 @@ void check_selection(reference<Scheme>& ref, std::int64_t tokens, cellar::budget
   auto const& s = t.data[0];
   for (int step = 0; step < steps; ++step) {
     std::int64_t const length = t.lengths[0];
-    t.step({0}, {new_tokens}, tolerance);
-    std::vector<float> q;  // [token][head][d]
+    t.step({0}, {new_tokens}, tolerance, !Scheme::remainder::estimates);  // the reference knows no remainder
+    std::vector<float> q;                                                 // [token][head][d]
     for (std::int64_t i = 0; i < new_tokens; ++i) {
       auto const one = ref.query(0, length + i, 0);
       q.insert(q.end(), one.begin(), one.end());
@@ -192,14 +365,22 @@ void check_selection(reference<Scheme>& ref, std::int64_t tokens, cellar::budget
       }
       std::vector<double> scores(candidates.size(), 0.0);
       double score_slack = double(logits.size()) * slack;  // of a sum of logits; that of their mean is smaller
-      if constexpr (std::is_same_v<typename Scheme::reduce, cellar::select::max_of_softmaxes>) {
-        std::fill(scores.begin(), scores.end(), -1e300);
+      constexpr bool is_mean_of_softmaxes = std::is_same_v<typename Scheme::reduce, cellar::select::mean_of_softmaxes>;
+      if constexpr (is_mean_of_softmaxes || std::is_same_v<typename Scheme::reduce, cellar::select::max_of_softmaxes>) {
+        std::fill(scores.begin(), scores.end(), is_mean_of_softmaxes ? 0.0 : -1e300);
         for (auto const& row : logits) {
           double const top = *std::max_element(row.begin(), row.end());
           double sum = 0;
           for (double const x : row) sum += std::exp(x - top);
-          for (std::size_t b = 0; b < row.size(); ++b) scores[b] = std::max(scores[b], row[b] - top - std::log(sum));
+          for (std::size_t b = 0; b < row.size(); ++b) {
+            if constexpr (is_mean_of_softmaxes)
+              scores[b] += std::exp(row[b] - top) / sum / double(logits.size());
+            else
+              scores[b] = std::max(scores[b], row[b] - top - std::log(sum));
+          }
         }
+        if constexpr (is_mean_of_softmaxes)
+          for (double& x : scores) x = std::log(x);
         score_slack = 2 * slack + 1e-5;  // the logit's, the normaliser's, and the f32 logarithm of the latter
       } else {
         bool const is_mean = std::is_same_v<typename Scheme::reduce, cellar::select::mean_query>;
@@ -207,8 +388,9 @@ void check_selection(reference<Scheme>& ref, std::int64_t tokens, cellar::budget
           for (std::size_t b = 0; b < row.size(); ++b) scores[b] += is_mean ? row[b] / double(logits.size()) : row[b];
       }
       auto const ids = *t.cache.selected(0, head);
-      REQUIRE(ids.count == std::min(budget.tokens / Scheme::block_tokens, std::int64_t(candidates.size())));
       REQUIRE(ids.count < std::int64_t(candidates.size()));
+      REQUIRE(definitions::is_count_of(typename Scheme::select{}, scores, ids.count,
+                                       std::min<std::int64_t>(budget.tokens / Scheme::block_tokens, std::int64_t(candidates.size())), score_slack));
       double lowest_chosen = 1e300, highest_left = -1e300;
       for (std::size_t i = 0; i < candidates.size(); ++i) {
         bool const is_chosen = std::any_of(ids.begin(), ids.end(), [&](auto id) { return number(id) == candidates[i]; });

@@ -120,6 +120,25 @@ void overlap(Device const& on) {
   check<overlapped<shared<1, 2>>, float>(on, 25, {.selects = against_host::ahead::after_attend});
 }
 
+/// The methods of other papers, as far as other families do not have their parts. Exact keys are scored as plain tiles, the others by their own bodies.
+template <class Device>
+void methods(Device const& on) {
+  check<scheme::moba<64, float, 32>, float>(on, 40);
+  check<scheme::omni_kv<64, float, 2>, float>(on, 41, {.layers = 4}, {.tokens = 64, .dense_layers = 2});  // the paper sweeps the budget
+  check<scheme::h_share<64, f16, 2, 3>, f16>(on, 42, {.layers = 4});
+  check<scheme::free_kv<64, float>, float>(on, 43, {.selects = against_host::ahead::after_attend});
+  check<scheme::twilight<64>, bf16>(on, 44);
+  check<scheme::sparq<64, float, 16>, float>(on, 45);
+}
+template <class Device>
+void methods_of_maps(Device const& on) {
+  check_groups<scheme::double_sparsity<64, float>, float>(on, 46);
+  check<scheme::double_sparsity<80>, bf16>(on, 47, {.layers = 1, .group = 3, .kv_heads = 2, .is_short = true});
+  check<scheme::loki<64, jacobi_eigensolver, float>, float>(on, 48);
+  check<scheme::infini_gen<64, jacobi_eigensolver, float>, float>(on, 49, {.selects = against_host::ahead::before_append});
+  check_groups<scheme::rabitq_cache<64, float>, float>(on, 50);
+}
+
 /// Head dimensions that the others leave out, for what differs most by them.
 template <class Device>
 void head_dims(Device const& on) {

@@ -61,15 +61,21 @@ template <class Policy>
 bytes trained_state(Policy const& policy, std::vector<float> const& keys) {
   bytes state(16);
   if constexpr (trained<Policy>) {
-    auto const p = bound(policy, nullptr, 0);
+    auto p = bound(policy, nullptr, 0);
+    bytes scratch;
+    if constexpr (trains_in_scratch<Policy>) {
+      scratch.resize(std::size_t(p.train_scratch_bytes(d)));
+      p = p.with_scratch(scratch.data());
+    }
     state.resize(std::size_t(p.state_bytes(d)));
     serial_team serial;
     p.train(serial, rows_of<d>(keys), 3, state.data());
     bytes other(state.size());
     for_teams([&](auto& t) { p.train(t, rows_of<d>(keys), 3, other.data()); },
               [&] {
-                for (std::size_t i = 0; i < d; ++i)
+                for (std::size_t i = 0; i < state.size() / sizeof(float); ++i)
                   REQUIRE(reinterpret_cast<float*>(other.data())[i] == Approx(reinterpret_cast<float*>(state.data())[i]).margin(1e-6));
+                if constexpr (requires { policy.map; }) REQUIRE(other == state);  // numbers of channels too
                 std::fill(other.begin(), other.end(), std::byte{0xee});
               });
   }
@@ -171,6 +177,7 @@ TEST_CASE("codecs encode and decode in blocks as they do in series") {
   check_codec<codec::int4<32>>();
   check_codec<codec::int4<48, bf16>>();
   check_codec<codec::nvfp4>();
+  check_codec<codec::signs<>>();
   check_codec<codec::centred<codec::higgs<2, 256, 1>, codec::rotated_mean>>();
   check_codec<codec::centred<codec::higgs<2, 256>, codec::block_mean<16>>>();
   check_codec<codec::before_rotary<codec::higgs<2, 256>>>();
@@ -192,6 +199,13 @@ TEST_CASE("summaries build, prepare and score in blocks as they do in series") {
   check_summary<summary::quantized_key<codec::centred<codec::higgs<4, 256>, codec::block_mean<64>>>>(1);
   check_summary<summary::residual<codec::higgs<2, 256>, codec::higgs<4, 256>, 64>>(1);
   check_summary<summary::residual<codec::identity<bf16>, codec::int4<>, 8>>(4);
+  check_summary<summary::quantized_key<codec::signs<>>>(1);
+  check_summary<summary::by_largest_channels<16, summary::mean<>>>(1);
+  check_summary<summary::by_largest_channels<16, summary::quantized_key<codec::int8<>>>>(4);
+  check_summary<summary::mapped<summary::label_channels<codec::fixed_rank<6>>, summary::quantized_key<codec::int4<>>>>(1);
+  check_summary<summary::mapped<summary::label_channels<codec::fixed_rank<6>>, summary::mean<>>>(8);
+  check_summary<summary::mapped<summary::around_mean, summary::quantized_key<codec::signs<>>>>(1);
+  check_summary<summary::mapped<summary::principal_axes<codec::fixed_rank<16>, jacobi_eigensolver>, summary::mean<>>>(1);
 }
 
 namespace {
@@ -316,6 +330,7 @@ TEST_CASE("reductions of a group agree in blocks and in series") {
             });
       };
       check(select::max_of_softmaxes{});
+      check(select::mean_of_softmaxes{});
       check(select::sum_of_logits{});
       check(select::mean_query{});
     }
@@ -596,4 +611,8 @@ TEST_CASE("train, seal, score and attend agree in blocks and in series, for ever
   check_operations<with_remainder>();
   check_operations<in_two_parts>();
   check_operations<scaled_rows>();
+  check_operations<scheme::double_sparsity<d>>();
+  check_operations<scheme::loki<d, jacobi_eigensolver>>();
+  check_operations<scheme::rabitq_cache<d>>();
+  check_operations<scheme::sparq<d>>();
 }

@@ -219,7 +219,7 @@ TEST_CASE("reductions of a group agree with their definitions in double") {
       std::vector<std::vector<float>> rows;
       for (std::size_t h = 0; h < group; ++h) rows.push_back(r.normals(std::int64_t(n), 10));
       auto const by_softmax = reduced(select::max_of_softmaxes{}, rows, n), by_sum = reduced(select::sum_of_logits{}, rows, n),
-                 by_mean = reduced(select::mean_query{}, rows, n);
+                 by_mean = reduced(select::mean_query{}, rows, n), by_mean_softmax = reduced(select::mean_of_softmaxes{}, rows, n);
       std::vector<double> sums;
       for (auto const& row : rows) {
         double const top = double(*std::max_element(row.begin(), row.end()));
@@ -228,13 +228,15 @@ TEST_CASE("reductions of a group agree with their definitions in double") {
         sums.push_back(top + std::log(s));
       }
       for (std::size_t b = 0; b < n; ++b) {
-        double softmax = -1e300, sum = 0, size = 0;
+        double softmax = -1e300, sum = 0, size = 0, weights = 0;
         for (std::size_t h = 0; h < group; ++h) {
           softmax = std::max(softmax, double(rows[h][b]) - sums[h]);
+          weights += std::exp(double(rows[h][b]) - sums[h]) / double(group);
           sum += double(rows[h][b]);
           size += std::abs(double(rows[h][b]));
         }
         REQUIRE(double(by_softmax[b]) == Approx(softmax).margin(2e-5));
+        REQUIRE(double(by_mean_softmax[b]) == Approx(std::log(weights)).margin(2e-5));
         REQUIRE(double(by_sum[b]) == Approx(sum).margin(1e-5 * size));
         REQUIRE(double(by_mean[b]) == Approx(sum / double(group)).margin(1e-5 * size));
       }
@@ -256,34 +258,43 @@ TEST_CASE("laws of reductions: the order of the rows does not matter, one row ra
         if (double(rows[0][a]) > double(rows[0][b]) + 1e-5) REQUIRE(alone[a] > alone[b]);
   };
   check(select::max_of_softmaxes{});
+  check(select::mean_of_softmaxes{});
   check(select::sum_of_logits{});
   check(select::mean_query{});
 }
 
-TEST_CASE("max_of_softmaxes ranks what a softmax in f32 would round to zero") {
+TEST_CASE("reductions of softmaxes rank what a softmax in f32 would round to zero") {
   // weights e^-200 and e^-201: both are 0 in f32, their order is not lost here
-  auto const out = reduced(select::max_of_softmaxes{}, {{0, -201, -200}}, 3);
-  CHECK(out[2] > out[1]);
+  auto const check = [](auto const& reduction) {
+    auto const out = reduced(reduction, {{0, -201, -200}, {0, -301, -290}}, 3);
+    CHECK(out[2] > out[1]);
+  };
+  check(select::max_of_softmaxes{});
+  check(select::mean_of_softmaxes{});
 }
 
 TEST_CASE("a NaN or infinite logit takes nothing from the other blocks") {
   serial_team t;
   float const nan = std::nanf("");
-  auto const reduced = [&](std::vector<float> rows, std::int64_t heads) {
-    std::int64_t const n = std::int64_t(rows.size()) / heads;
-    std::vector<float> out(static_cast<std::size_t>(n));
-    select::max_of_softmaxes{}(t, matrix_view<float const>{rows.data(), heads, n, n}, row_view<float>{out.data(), n});
-    return out;
+  auto const check = [&](auto const& reduction, int rows_of_mean) {
+    auto const reduced = [&](std::vector<float> rows, std::int64_t heads) {
+      std::int64_t const n = std::int64_t(rows.size()) / heads;
+      std::vector<float> out(static_cast<std::size_t>(n));
+      reduction(t, matrix_view<float const>{rows.data(), heads, n, n}, row_view<float>{out.data(), n});
+      return out;
+    };
+    auto const clean = reduced({1, 3, 2}, 1), dirty = reduced({1, nan, 3, 2}, 1);
+    CHECK(std::isnan(dirty[1]));
+    CHECK((dirty[0] == clean[0] && dirty[2] == clean[1] && dirty[3] == clean[2]));
+    auto const mended = reduced({1, nan, 3, 1, 2, 3}, 2);  // the other row has a number
+    CHECK(mended[1] == Approx(2 - std::log(std::exp(1.) + std::exp(2.) + std::exp(3.)) - std::log(double(rows_of_mean))));
+    auto const all = reduced({1, infinity, 3, infinity}, 1);
+    CHECK(all[1] == Approx(-std::log(2.)));
+    CHECK((all[3] == all[1] && all[0] == -infinity && all[2] == -infinity));
+    auto const none = reduced({-infinity, -infinity}, 1);
+    CHECK(none[0] == Approx(-std::log(2.)));
+    CHECK(std::isnan(reduced({nan, nan}, 1)[0]));
   };
-  auto const clean = reduced({1, 3, 2}, 1), dirty = reduced({1, nan, 3, 2}, 1);
-  CHECK(std::isnan(dirty[1]));
-  CHECK((dirty[0] == clean[0] && dirty[2] == clean[1] && dirty[3] == clean[2]));
-  auto const mended = reduced({1, nan, 3, 1, 2, 3}, 2);  // the other row has a number
-  CHECK(mended[1] == Approx(2 - std::log(std::exp(1.) + std::exp(2.) + std::exp(3.))));
-  auto const all = reduced({1, infinity, 3, infinity}, 1);
-  CHECK(all[1] == Approx(-std::log(2.)));
-  CHECK((all[3] == all[1] && all[0] == -infinity && all[2] == -infinity));
-  auto const none = reduced({-infinity, -infinity}, 1);
-  CHECK(none[0] == Approx(-std::log(2.)));
-  CHECK(std::isnan(reduced({nan, nan}, 1)[0]));
+  check(select::max_of_softmaxes{}, 1);
+  check(select::mean_of_softmaxes{}, 2);
 }

@@ -1,18 +1,13 @@
 #pragma once
 #include "cellar/codec/concept.hpp"
+#include "cellar/core/eigensolver.hpp"
 #include "cellar/core/error.hpp"
 #include "cellar/core/rotary.hpp"
 
 namespace cellar::inline CELLAR_ABI::codec {
 
-/// A library's eigensolver, called while a prompt is finished.
-///
-/// Laws  on return, vectors[i], i < count, are orthonormal eigenvectors of the `count` largest eigenvalues, in descending order; true. False if the
-///       library failed. matrix is symmetric, [n, n], and may be overwritten
 template <class E>
-concept symmetric_eigensolver = std::semiregular<E> && requires(E const& e, double* matrix, int n, int count, double* vectors) {
-  { e(matrix, n, count, vectors) } -> std::same_as<bool>;
-};
+concept symmetric_eigensolver = cellar::symmetric_eigensolver<E>;  ///< As interop/lapack.hpp has one.
 
 /// How many directions low_rank keeps: a number, or a share of the channels of all heads, rounded down, at least one.
 template <int Rank>
@@ -80,33 +75,17 @@ struct low_rank : bound_head<scope::all_heads> {
   }
 
   CELLAR_HD i64 state_bytes(i64 channels) const { return rank(channels) * channels * i64(sizeof(Scalar)); }
-  i64 train_scratch_bytes(i64 channels) const { return (channels + rank(channels) + 1) * channels * i64(sizeof(double)); }
+  i64 train_scratch_bytes(i64 channels) const { return leading_directions_doubles(channels, rank(channels)) * i64(sizeof(double)); }
 
   /// Sums the keys' second moments in double, and takes their leading eigenvectors: the right singular vectors of the keys.
   template <team Team, int D>
   void train(Team& t, matrix_view<float const, D> keys, i64 first_position, std::byte* state) const {
     i64 const n = keys.columns(), directions = rank(n);
-    auto* const moments = reinterpret_cast<double*>(scratch);              // (channel, channel)
-    double* const vectors = moments + n * n;                               // (direction, channel)
-    auto* const row = reinterpret_cast<float*>(vectors + directions * n);  // (channel)
-    for (i64 i = t.rank(); i < n * n; i += t.size()) moments[i] = 0;
-    for (i64 r = 0; r < keys.rows; ++r) {
-      t.sync();
-      if (t.rank() == 0) turn_back(keys.row(r), n, first_position + r, row);
-      t.sync();
-      for (i64 i = t.rank(); i < n; i += t.size())
-        for (i64 j = 0; j <= i; ++j) moments[i * n + j] += double(row[i]) * double(row[j]);
-    }
-    t.sync();
-    for (i64 i = t.rank(); i < n; i += t.size())
-      for (i64 j = 0; j < i; ++j) moments[j * n + i] = moments[i * n + j];
-    t.sync();
-    if (t.rank() == 0) {
-      if (!Eigensolver{}(moments, int(n), int(directions), vectors))
-        cellar::detail::raise(std::runtime_error("codec::low_rank: the eigensolver failed on a prompt's keys"));
-      auto* const to = reinterpret_cast<Scalar*>(state);
-      for (i64 i = 0; i < directions * n; ++i) to[i] = from_float<Scalar>(float(vectors[i]));
-    }
+    double const* const vectors = leading_directions<Eigensolver, float>(
+        t, keys.rows, n, directions, [&](i64 r, float* to) { turn_back(keys.row(r), n, first_position + r, to); }, reinterpret_cast<double*>(scratch));
+    if (!vectors) cellar::detail::raise(std::runtime_error("codec::low_rank: the eigensolver failed on a prompt's keys"));
+    auto* const to = reinterpret_cast<Scalar*>(state);
+    for (i64 i = t.rank(); i < directions * n; i += t.size()) to[i] = from_float<Scalar>(float(vectors[i]));
     t.sync();
   }
 

@@ -37,6 +37,41 @@ struct max_of_softmaxes {
 };
 static_assert(group_reduction<max_of_softmaxes>);
 
+/// score = mean over rows of softmax(row), ranked in the log domain in f32, as max_of_softmaxes ranks.
+///
+/// A NaN logit counts as no weight in its row, and a block whose logits are all NaN stays NaN; +infinity takes the whole weight of its row.
+///
+/// Source  FreeKV, Liu et al., arXiv:2505.13109, which pools a group's softmaxed weights by their mean
+struct mean_of_softmaxes {
+  static constexpr bool acts_on_queries = false;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, matrix_view<float const> rows, row_view<float> out) const {
+    float const log_rows = std::log(float(rows.rows));
+    for (i64 b = t.rank(); b < out.count; b += t.size()) out[b] = undefined;
+    for (i64 h = 0; h < rows.rows; ++h) {
+      float const* const row = rows.row(h);
+      float const top = t.reduce(largest_of(t, row, out.count), maximum{});
+      float sum = 0;
+      if (is_finite(top))
+        sum = sum_of_exponentials(t, row, out.count, top);
+      else  // infinity - infinity would be NaN
+        for (i64 b = t.rank(); b < out.count; b += t.size()) sum += float(row[b] == top);
+      float const log_sum = std::log(t.reduce(sum, plus{})) + log_rows;
+      for (i64 b = t.rank(); b < out.count; b += t.size()) {
+        if (row[b] != row[b]) continue;
+        float const x = row[b] == top ? -log_sum : is_finite(top) ? row[b] - top - log_sum : -infinity, so_far = out[b];
+        if (so_far != so_far || so_far == -infinity)
+          out[b] = x;
+        else if (x > -infinity)
+          out[b] = x > so_far ? x + std::log1p(exponential(so_far - x)) : so_far + std::log1p(exponential(x - so_far));
+      }
+    }
+    t.sync();
+  }
+};
+static_assert(group_reduction<mean_of_softmaxes>);
+
 /// score = sum of the rows' logits.
 ///
 /// Source  PQCache sums over the group, arXiv:2407.12820

@@ -81,4 +81,18 @@ concept block_aware = requires(S const& s, int block_tokens) {
   { s.of_blocks(block_tokens) } -> std::same_as<S>;
 };
 
+/// A linear map of keys that is learnt from a prompt, and what queries become so that products stay: summary::mapped keeps a summary of mapped keys.
+///
+/// Laws  q . k = sum over i < width of of_query(q, i) * of_key(k, i), plus common(q), as far as the map keeps it: the rest is what the method gives up
+///       keys whose channels are at most largest(most) have mapped ones of at most `most`
+template <class M, int HeadDim = 128>
+concept key_map = trained<M> && std::is_trivially_copyable_v<M> && requires(M const& m, float const* x, float most, int i) {
+  { M::adds_common } -> std::convertible_to<bool>;  // false: common is 0
+  { M::width(HeadDim) } -> std::convertible_to<int>;
+  { m.template of_key<HeadDim>(x, i) } -> std::same_as<float>;
+  { m.template of_query<HeadDim>(x, i) } -> std::same_as<float>;
+  { m.template common<HeadDim>(x) } -> std::same_as<float>;
+  { m.largest(most) } -> std::same_as<float>;
+};
+
 }  // namespace cellar

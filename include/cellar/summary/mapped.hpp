@@ -1,0 +1,87 @@
+#pragma once
+#include "cellar/summary/concept.hpp"
+
+namespace cellar::inline CELLAR_ABI::summary {
+
+/// Summary of each block's key (one-token blocks) or mean key after a map that is learnt from the prompt (label_channels, principal_axes, around_mean).
+///
+/// Score   Summary's of the mapped query, and what the map adds to every key's logit
+/// State   Map's
+/// Bytes   Summary's, of Map::width(head_dim) channels
+template <class Map, class Summary>
+struct mapped {
+  static constexpr bool is_upper_bound = false;
+  static constexpr int tile_blocks = Summary::tile_blocks;
+  static_assert(!trained<Summary> && !positional<Summary> && !rotary_aware<Summary> && scope_of<Summary> == scope::one_head,
+                "mapped: the summary of mapped keys must not learn, nor know positions, nor be of all heads");
+
+  Map map;
+  Summary summary;
+
+  CELLAR_HD constexpr float largest(i64 channels) const {
+    float most = largest_summand;  // landmarks are means
+    if constexpr (requires { summary.largest(channels); }) most = summary.largest(Map::width(channels)) < most ? summary.largest(Map::width(channels)) : most;
+    return map.largest(most);
+  }
+  CELLAR_HD i64 tile_bytes(i64 head_dim) const { return summary.tile_bytes(Map::width(head_dim)); }
+  CELLAR_HD i64 scratch_bytes(i64 head_dim) const { return summary.scratch_bytes(Map::width(head_dim)); }
+  CELLAR_HD i64 prepared_bytes(i64 queries, i64 head_dim) const {
+    return summary_bytes(queries, Map::width(head_dim)) + queries * (Map::width(head_dim) + 1) * i64(sizeof(float));
+  }
+
+  CELLAR_HD i64 state_bytes(i64 channels) const { return map.state_bytes(channels); }
+  CELLAR_HD mapped bind(std::byte const* state) const { return {map.bind(state), summary}; }
+  CELLAR_CALLS_HOST
+  template <team Team, int D>
+  CELLAR_HD void train(Team& t, matrix_view<float const, D> keys, i64 first_position, std::byte* state) const {
+    map.train(t, keys, first_position, state);
+  }
+  i64 train_scratch_bytes(i64 channels) const requires trains_in_scratch<Map> { return map.train_scratch_bytes(channels); }
+  mapped with_scratch(std::byte* scratch) const requires trains_in_scratch<Map> { return {map.with_scratch(scratch), summary}; }
+
+  template <team Team, int D>
+  CELLAR_HD void build(Team& t, matrix_view<float const, D> keys, i64 blocks, std::byte* tile, int first_lane) const {
+    constexpr int W = int(Map::width(D));
+    i64 const tokens = keys.rows / blocks;
+    for (i64 b = t.rank(); b < blocks; b += t.size()) {
+      float landmark[D], row[W];
+      for (int c = 0; c < D; ++c) {
+        float s = 0;
+        for (i64 r = 0; r < tokens; ++r) s += keys(b * tokens + r, c);
+        landmark[c] = s / float(tokens);
+      }
+      for (int i = 0; i < W; ++i) row[i] = map.template of_key<D>(landmark, i);
+      serial_team alone = cellar::detail::alone_in(t);
+      summary.build(alone, matrix_view<float const, W>{row, 1}, 1, tile, first_lane + int(b));
+    }
+  }
+
+  template <team Team, int D>
+  CELLAR_HD void prepare(Team& t, matrix_view<float const, D> queries, prepared_queries<std::byte, D> to) const {
+    constexpr int W = int(Map::width(D));
+    auto* const rows = reinterpret_cast<float*>(to.data + summary_bytes(queries.rows, W));  // (query, mapped channel)
+    float* const shares = rows + queries.rows * W;                                          // (query)
+    for (i64 i = t.rank(); i < queries.rows * W; i += t.size()) rows[i] = map.template of_query<D>(queries.row(i / W), int(i % W));
+    for (i64 h = t.rank(); h < queries.rows; h += t.size()) shares[h] = map.template common<D>(queries.row(h));
+    t.sync();
+    summary.prepare(t, matrix_view<float const, W>{rows, queries.rows}, prepared_queries<std::byte, W>{to.data, to.count, to.scratch});
+  }
+
+  template <team Team, int D>
+  CELLAR_HD void score_tile(Team& t, prepared_queries<std::byte const, D> from, std::byte const* tile, matrix_view<float> scores) const {
+    constexpr int W = int(Map::width(D));
+    summary.score_tile(t, prepared_queries<std::byte const, W>{from.data, from.count, from.scratch}, tile, scores);
+    if constexpr (Map::adds_common) {
+      float const* const shares = reinterpret_cast<float const*>(from.data + summary_bytes(from.count, W)) + from.count * W;
+      for (int lane = int(t.rank()); lane < tile_blocks; lane += int(t.size()))
+        for (i64 h = 0; h < from.count; ++h) scores(h, lane) += shares[h];
+      t.sync();
+    }
+  }
+
+ private:
+  CELLAR_HD i64 summary_bytes(i64 queries, i64 width) const { return round_up(summary.prepared_bytes(queries, width), 16); }
+};
+// That it models block_summary is asserted where both are named (schemes, tests).
+
+}  // namespace cellar::summary
