@@ -211,6 +211,9 @@ MUTATIONS = [
     ("scheme/h_share.hpp", "reuse_ids<Layers, Steps>", "reuse_ids<Layers>", "cache/methods_test.cpp"),
     ("scheme/sparq.hpp", "using remainder = cellar::attention::mean_value;", "", "cache/methods_test.cpp"),
     ("scheme/infini_gen.hpp", "threshold<Alpha>", "top_k", "cache/methods_test.cpp"),
+    ("codec/product_codes.hpp", "s += table[part * Points + (p < Points ? p : 0)]", "s += table[p < Points ? p : 0]", "codec/product_codes_test.cpp"),
+    ("codec/product_codes.hpp", "sums[Points * n + p] += 1;", "sums[Points * n + p] += 2;", "codec/product_codes_test.cpp"),
+    ("scheme/pq_cache.hpp", "using reduce = cellar::select::sum_of_logits;", "", "cache/methods_test.cpp"),
 ]
 
 

@@ -214,17 +214,21 @@ using scaled_rank = cellar::codec::rank_share<160, 1024>;
 
 /// Every scheme for heads of that width, dense first.
 template <int HeadDim>
-using all_schemes =
-    std::tuple<named<"dense", compared<cellar::scheme::dense<HeadDim, scalar>>>, named<"oracle", oracle<HeadDim, scalar>>,
-               named<"yakv_centred", cellar::scheme::yakv_centred<HeadDim, scalar>>, named<"yakv", cellar::scheme::yakv<HeadDim, scalar>>,
-               named<"yakv_before_rotary", cellar::scheme::yakv_before_rotary<HeadDim, scalar>>,
-               named<"yakv_block_centred", yakv_block_centred<HeadDim, scalar>>, named<"yakv_residual", cellar::scheme::yakv_residual<HeadDim, scalar>>,
-               named<"yakv_published", cellar::scheme::yakv_published<HeadDim, scalar>>, named<"exact_rows", exact_rows<HeadDim, scalar>>,
-               named<"low_rank_keys", low_rank_keys<HeadDim, scalar>>, named<"mean_landmark", cellar::scheme::mean_landmark<HeadDim, scalar>>,
-               named<"mean_landmark_outliers", mean_landmark_outliers<HeadDim, scalar>>, named<"shadow_kv", cellar::scheme::shadow_kv<HeadDim, lapack, scalar>>,
-               named<"shadow_kv_scaled", cellar::scheme::shadow_kv<HeadDim, lapack, scalar, scaled_rank>>,
-               named<"arkvale", compared<cellar::scheme::arkvale<HeadDim, scalar>>>, named<"quest", compared<cellar::scheme::quest<HeadDim, scalar>>>,
-               named<"sink_window", compared<cellar::scheme::sink_window<HeadDim, scalar>>>>;
+using all_schemes = std::tuple<
+    named<"dense", compared<cellar::scheme::dense<HeadDim, scalar>>>, named<"oracle", oracle<HeadDim, scalar>>,
+    named<"yakv_centred", cellar::scheme::yakv_centred<HeadDim, scalar>>, named<"yakv", cellar::scheme::yakv<HeadDim, scalar>>,
+    named<"yakv_before_rotary", cellar::scheme::yakv_before_rotary<HeadDim, scalar>>, named<"yakv_block_centred", yakv_block_centred<HeadDim, scalar>>,
+    named<"yakv_residual", cellar::scheme::yakv_residual<HeadDim, scalar>>, named<"yakv_published", cellar::scheme::yakv_published<HeadDim, scalar>>,
+    named<"exact_rows", exact_rows<HeadDim, scalar>>, named<"low_rank_keys", low_rank_keys<HeadDim, scalar>>,
+    named<"mean_landmark", cellar::scheme::mean_landmark<HeadDim, scalar>>, named<"mean_landmark_outliers", mean_landmark_outliers<HeadDim, scalar>>,
+    named<"shadow_kv", cellar::scheme::shadow_kv<HeadDim, lapack, scalar>>,
+    named<"shadow_kv_scaled", cellar::scheme::shadow_kv<HeadDim, lapack, scalar, scaled_rank>>,
+    named<"arkvale", compared<cellar::scheme::arkvale<HeadDim, scalar>>>, named<"quest", compared<cellar::scheme::quest<HeadDim, scalar>>>,
+    named<"sink_window", compared<cellar::scheme::sink_window<HeadDim, scalar>>>, named<"omni_kv", compared<cellar::scheme::omni_kv<HeadDim, scalar>>>,
+    named<"tidal_decode", compared<cellar::scheme::tidal_decode<HeadDim, scalar>>>, named<"h_share", compared<cellar::scheme::h_share<HeadDim, scalar>>>,
+    named<"twilight", compared<cellar::scheme::twilight<HeadDim, scalar>>>, named<"sparq", compared<cellar::scheme::sparq<HeadDim, scalar>>>,
+    named<"double_sparsity", compared<cellar::scheme::double_sparsity<HeadDim, scalar>>>,
+    named<"loki", compared<cellar::scheme::loki<HeadDim, lapack, scalar>>>, named<"rabitq_cache", compared<cellar::scheme::rabitq_cache<HeadDim, scalar>>>>;
 
 /// What a program is compiled for: names of schemes with commas (all if empty), and widths of heads. Each pair is code of its own.
 template <literal Names, int... HeadDim>

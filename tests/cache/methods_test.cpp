@@ -38,13 +38,15 @@ using double_sparsity = scheme::double_sparsity<d, float>;
 using loki = scheme::loki<d, jacobi_eigensolver, float>;
 using infini_gen = scheme::infini_gen<d, jacobi_eigensolver, float>;
 using rabitq_cache = scheme::rabitq_cache<d, float>;
+using pq_cache = scheme::pq_cache<d, float>;
 
 /// f(type) for every method, with the sizes that it is tested with.
 template <class F>
 void for_each_method(F const& f) {
   [&]<class... Scheme>(std::type_identity<std::tuple<Scheme...>>) {
     (f(std::type_identity<Scheme>{}), ...);
-  }(std::type_identity<std::tuple<moba, omni_kv, tidal_decode, h_share, free_kv, twilight, sparq, double_sparsity, loki, infini_gen, rabitq_cache>>{});
+  }(std::type_identity<
+      std::tuple<moba, omni_kv, tidal_decode, h_share, free_kv, twilight, sparq, double_sparsity, loki, infini_gen, rabitq_cache, pq_cache>>{});
 }
 
 }  // namespace
@@ -240,6 +242,8 @@ TEST_CASE("methods are composed as their papers have it, with the published budg
                        threshold<std::ratio<4>>, reuse_ids<1, 2>>);
   CHECK(is_composed_of<scheme::rabitq_cache<128>, summary::mapped<summary::around_mean, summary::quantized_key<codec::signs<1, bf16>>>, all_heads,
                        top_p<std::ratio<95, 100>>, reuse_ids<>>);
+  CHECK(is_composed_of<scheme::pq_cache<128>, summary::quantized_key<codec::product_codes<2, 64>>, sum_of_logits, top_k, reuse_ids<>>);
+  CHECK((scheme::pq_cache<128>::published.share == 0.1 && scheme::pq_cache<128>::published.sinks == 32 && scheme::pq_cache<128>::block_tokens == 1));
 
   CHECK((scheme::moba<128>::block_tokens == 512 && scheme::moba<128>::published.tokens == 1024 && scheme::moba<128>::published.window == 512));
   CHECK((scheme::free_kv<128>::block_tokens == 32 && scheme::twilight<128>::block_tokens == 1 && scheme::sparq<128>::block_tokens == 1));

@@ -221,11 +221,14 @@ struct by<Scheme, cellar::summary::mapped<cellar::summary::label_channels<Count>
   }
   promise operator()(float const* q, std::int64_t block) const {
     promise p;
+    double size = 0, largest = 0;
     for (std::size_t i = 0; i < labels.size(); ++i) {
       double const term = double(q[labels[i]]) * double(coded[std::size_t(block) * labels.size() + i]);
       p.logit += term;
-      p.slack += (std::abs(term) + std::abs(double(q[labels[i]])) * 8) * this->f32_sum;  // minimum and steps of a code apart
+      largest = std::max(largest, std::abs(double(coded[std::size_t(block) * labels.size() + i])));
+      size += std::abs(double(q[labels[i]]));
     }
+    p.slack = 3 * size * largest * this->f32_sum;  // a code's steps and minimum apart, each up to twice the largest channel
     return p;
   }
 };

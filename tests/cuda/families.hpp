@@ -137,6 +137,7 @@ void methods_of_maps(Device const& on) {
   check<scheme::loki<64, jacobi_eigensolver, float>, float>(on, 48);
   check<scheme::infini_gen<64, jacobi_eigensolver, float>, float>(on, 49, {.selects = against_host::ahead::before_append});
   check_groups<scheme::rabitq_cache<64, float>, float>(on, 50);
+  check<scheme::pq_cache<64, float>, float>(on, 51);
 }
 
 /// Head dimensions that the others leave out, for what differs most by them.

@@ -106,6 +106,13 @@ void check(char const* variable) {
       chosen(std::type_identity<scheme::yakv<d, float>>{}, b);
       chosen(std::type_identity<scheme::yakv_before_rotary<d, float>>{}, b);
       chosen(std::type_identity<scheme::yakv_residual<d, float>>{}, b);
+      chosen(std::type_identity<scheme::moba<d, float, 24>>{}, b);
+      chosen(std::type_identity<scheme::exact_key<d, float>>{}, b);  // omni_kv, tidal_decode and h_share choose so
+      chosen(std::type_identity<scheme::twilight<d, float>>{}, b);
+      chosen(std::type_identity<scheme::sparq<d, float>>{}, b);
+      chosen(std::type_identity<scheme::double_sparsity<d, float>>{}, b);
+      chosen(std::type_identity<scheme::loki<d, interop::lapack_eigensolver, float>>{}, b);
+      chosen(std::type_identity<scheme::rabitq_cache<d, float>>{}, b);
     }
   });
 }

@@ -56,6 +56,9 @@ struct quantized_key {
     return most;
   }
   CELLAR_HD i64 state_bytes(i64 channels) const requires trained<Codec> { return codec.state_bytes(channels); }
+  i64 train_scratch_bytes(i64 channels) const requires trains_in_scratch<Codec> { return codec.train_scratch_bytes(channels); }
+  quantized_key with_scratch(std::byte* scratch) const requires trains_in_scratch<Codec> { return {codec.with_scratch(scratch), block_tokens}; }
+  CELLAR_CALLS_HOST
   template <team Team, int D>
   requires trained<Codec> CELLAR_HD void train(Team& t, matrix_view<float const, D> keys, i64 first_position, std::byte* state) const {
     codec.train(t, keys, first_position, state);
