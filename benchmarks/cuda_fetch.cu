@@ -1,4 +1,4 @@
-// Bringing far runs up: gathers of fragments from pinned host memory, and whole steps by the share of selected runs that the near pools have.
+// Bringing far runs up: gathers of fragments from pinned host memory, and whole steps by the share of selected runs that the near pools have, in percent.
 #include "device.cuh"
 
 namespace cuda_fetch {
@@ -23,7 +23,25 @@ struct gather_kernel {
     }
   }
 };
-/// Fragments of so many bytes, in ascending order or not, from memory that is registered (by huge pages, as tier::host_memory has it) or allocated pinned.
+/// Host memory that a device reads: registered (by huge pages, as tier::host_memory has it) or allocated pinned.
+class pinned_bytes {
+ public:
+  pinned_bytes(cuda::executor const& on, i64 bytes, bool is_registered) : far_(1, is_registered ? bytes : 1), reached_(on, far_, 1) {
+    if (!is_registered) cuda::check(cudaMallocHost(&allocated_, std::size_t(bytes)), "cudaMallocHost");
+    std::memset(data(), 1, std::size_t(bytes));
+  }
+  pinned_bytes(pinned_bytes const&) = delete;
+  ~pinned_bytes() {
+    if (allocated_) cudaFreeHost(allocated_);
+  }
+  std::byte* data() { return allocated_ ? static_cast<std::byte*>(allocated_) : far_.data(0); }
+
+ private:
+  tier::host_memory far_;
+  cuda::executor::reached<tier::host_memory> reached_;
+  void* allocated_ = nullptr;
+};
+/// Fragments of so many bytes, in ascending order or not.
 void gather(benchmark::State& state) {
   i64 const bytes = state.range(0), moved = i64{16} << 20, count = moved / bytes, all = i64{1} << state.range(3);
   bool const is_ascending = state.range(1) != 0, is_registered = state.range(2) != 0;
@@ -31,11 +49,7 @@ void gather(benchmark::State& state) {
   int multiprocessors = 0;
   cuda::check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0), "cudaDeviceGetAttribute");
   i64 const blocks = 8 * multiprocessors;
-  tier::host_memory far(1, is_registered ? all : 1);
-  cuda::executor::reached<tier::host_memory> const pinned(on, far, 1);
-  std::byte* memory = far.data(0);
-  if (!is_registered) cuda::check(cudaMallocHost(reinterpret_cast<void**>(&memory), std::size_t(all)), "cudaMallocHost");
-  std::memset(memory, 1, std::size_t(all));
+  auto& memory = kept<pinned_bytes>(std::to_string(all) + (is_registered ? " registered" : " allocated"), on, all, is_registered);
   std::vector<std::uint32_t> places(static_cast<std::size_t>(count));
   std::uint64_t z = 1;
   for (auto& p : places) {
@@ -48,10 +62,9 @@ void gather(benchmark::State& state) {
   auto const times = all_seconds(
       10,
       [&] {
-        on.launch<128>({blocks}, 0, gather_kernel{memory, at.data(), to.data(), bytes, count, blocks});
+        on.launch<128>({blocks}, 0, gather_kernel{memory.data(), at.data(), to.data(), bytes, count, blocks});
       },
       [] {});
-  if (!is_registered) cudaFreeHost(memory);
   report(state, times);
   state.counters["of_link"] = double(count * bytes) / quantile(times, 0.5) / limits_of_device::here().to_device;
   state.counters["M_fragments/s"] = double(count) / quantile(times, 0.5) * 1e-6;
@@ -66,37 +79,19 @@ BENCHMARK(gather)
 struct overlapped : scheme::yakv<128> {
   static constexpr bool is_reproducible = false;
 };
-/// Steps whose queries keep so many percent of the last one's: the rest decides how many runs are missing.
 template <class Scheme>
 void near_pool(benchmark::State& state) {
-  problem<Scheme> p({.tokens = state.range(0), .batch = state.range(1)});
-  auto const turn = [&] { p.turn_queries(float(state.range(2)) / 100); };
-  constexpr int steps = 10, kernel_steps = 4, warm_ups = 2;
-  auto const at_first = p.hits_and_misses();
-  auto const kernels = p.kernel_seconds(kernel_steps, turn);
-  auto const before = p.hits_and_misses();
-  auto const layers = p.layer_seconds(steps, turn);
-  auto const [hits, misses] = p.hits_and_misses();
-  double const missed = double(misses - before.second), all = missed + double(hits - before.first);
-  report(state, layers);
-  for (auto const& [name, seconds] : kernels)
-    if (name == "resolve" || name == "fetch" || name == "fetch_and_attend" || name == "attend" || name == "finish")
-      state.counters[name + "_us"] = 1e6 * quantile(seconds, 0.5);
-  state.counters["hit_rate"] = 1 - missed / all;
-  auto const bytes_of_layer = [&](double runs, int all_steps) {
-    return runs / double(all_steps * p.layers()) * double(p.cache().map().geometry().slice_bytes());
-  };
-  state.counters["missed_MB"] = bytes_of_layer(missed, steps + warm_ups + 1) * 1e-6;  // one to begin with
-  if (auto const fetch = kernels.find("fetch"); fetch != kernels.end())
-    state.counters["fetch_of_link"] =
-        bytes_of_layer(double(before.second - at_first.second), kernel_steps + warm_ups) / quantile(fetch->second, 0.5) / limits_of_device::here().to_device;
-  limits_of_device::here().count(state);
+  report_step(state, kept_problem<Scheme>({.tokens = 32768, .batch = state.range(0)}), state.range(1));
 }
-void kept(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"tokens", "batch", "kept"})->ArgsProduct({{32768}, {1, 8}, {100, 99, 90, 0}})->ArgsProduct({{131072}, {1, 8}, {100, 99}})->Apply(manual);
+/// Hit rates in turn, of one cache.
+void pools(benchmark::internal::Benchmark* b) {
+  b->ArgNames({"batch", "hit_percent"})->Apply(manual);
+  for (i64 const batch : {1, 8})
+    for (i64 const hits : {100, 90, 60, 0}) b->Args({batch, hits});
 }
-BENCHMARK_TEMPLATE(near_pool, scheme::yakv<128>)->Apply(kept);
-BENCHMARK_TEMPLATE(near_pool, overlapped)->Apply(kept);
+BENCHMARK_TEMPLATE(near_pool, scheme::yakv<128>)->Apply(pools);  // 4-bit rows of a token
+BENCHMARK_TEMPLATE(near_pool, overlapped)->Apply(pools);
+BENCHMARK_TEMPLATE(near_pool, scheme::quest<128>)->Apply(pools);  // 16-bit rows of 16 tokens
 
 }  // namespace cuda_fetch
 

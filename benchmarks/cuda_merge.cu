@@ -1,4 +1,5 @@
-// Merging the partial states of split keys on a device, by how many spans there are (they follow from the keys) and how many rows: against reading them once.
+// Merging the partial states of split keys on a device, by how many spans there are (they follow from the keys) and how many rows: against reading them once
+// (attention has just written them: the device's cache has most).
 #include "device.cuh"
 
 namespace cuda_merge {
@@ -17,9 +18,10 @@ void merge(benchmark::State& state) {
   auto const kernels = p.kernel_seconds(6, [] {});
   auto const& all = kernels.at("finish");
   report(state, all);
-  double const most = double(batch * kv_heads) * double(operation::span_partials<exact<HeadDim>>::bytes(group, operation::most_spans));
-  state.counters["partials_MB"] = most * 1e-6;  // if every span has keys
-  state.counters["of_copy"] = most / quantile(all, 0.5) / limits_of_device::here().copy;
+  double const bytes = double(batch * kv_heads) * double(operation::span_partials<exact<HeadDim>>::bytes(group, p.spans()));
+  state.counters["spans"] = p.spans();
+  state.counters["partials_MB"] = bytes * 1e-6;
+  state.counters["of_copy"] = bytes / quantile(all, 0.5) / limits_of_device::here().copy;
   state.counters["launches_worth"] = quantile(all, 0.5) / limits_of_device::here().launch;
   limits_of_device::here().count(state);
 }
@@ -28,6 +30,7 @@ void sizes(benchmark::internal::Benchmark* b) {
   b->ArgNames({"batch", "kv_heads", "group", "selected"})
       ->Args({1, 8, 4, 256})
       ->Args({1, 8, 4, 16384})
+      ->Args({8, 4, 7, 2048})
       ->Args({32, 8, 4, 2048})
       ->Args({8, 8, 8, 2048})
       ->Args({8, 1, 8, 2048});

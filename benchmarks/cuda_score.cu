@@ -20,7 +20,14 @@ void score(benchmark::State& state) {
 
 void sizes(benchmark::internal::Benchmark* b) {
   b->ArgNames({"tokens", "batch", "kv_heads", "group"});
-  b->Args({131072, 1, 8, 4})->Args({131072, 8, 8, 4})->Args({131072, 1, 8, 1})->Args({131072, 1, 8, 8})->Args({32768, 8, 8, 4})->Args({131072, 8, 1, 8});
+  b->Args({131072, 1, 8, 4})
+      ->Args({131072, 8, 8, 4})
+      ->Args({131072, 1, 8, 1})
+      ->Args({131072, 1, 8, 8})
+      ->Args({32768, 8, 8, 4})
+      ->Args({131072, 8, 1, 8})
+      ->Args({131072, 8, 4, 7})
+      ->Args({1 << 20, 1, 8, 4});
   b->Apply(manual);
 }
 BENCHMARK_TEMPLATE(score, in_device_memory<scheme::yakv<128>>)->Apply(sizes);           // 2-bit points, a landmark a token

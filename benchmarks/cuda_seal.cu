@@ -12,7 +12,7 @@ void seal(benchmark::State& state) {
   std::vector<double> layers;
   for (double const s : p.seal_seconds()) layers.push_back(s / double(p.layers()));
   report(state, layers);
-  double const seconds = quantile(layers, 0.5), read = double(tokens) * 8 * 2 * Scheme::head_dim * 2;
+  double const seconds = quantile(layers, 0.5), read = double(tokens) * 8 * 2 * Scheme::head_dim * double(sizeof(bf16));
   state.counters["ns/token"] = 1e9 * seconds / double(tokens);
   state.counters["read_of_copy"] = read / seconds / limits_of_device::here().copy;
   limits_of_device::here().count(state);

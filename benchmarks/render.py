@@ -78,7 +78,7 @@ def compile_times(folder):
     path = folder / "compile_time.json"
     if not path.exists():
         return
-    print("\n## Compile time (-O0)\n\n| program | seconds, median of 7 |\n|---|---|")
+    print("\n## Compile time (-O0)\n\n| program | seconds, median |\n|---|---|")
     for row in json.loads(path.read_text())["benchmarks"]:
         if row.get("aggregate_name") == "median":
             print(f"| {row['run_name'].split('/')[0]} | {row['real_time'] / 1e3:.2f} |")

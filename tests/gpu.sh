@@ -71,8 +71,9 @@ sys.exit(host.keys() != device.keys() or any(abs(host[name] - device[name]) > 0.
 END
 fi
 if [[ -z $only || $only == benchmarks ]]; then
+  declare -A limits=([cuda_step]=36 [cuda_fetch]=24)  # these fill gigabytes of pinned memory
   for name in "${benchmarks[@]}"; do
-    run "$name" 16 "$built/benchmark_$name" --benchmark_out="$out/$name.json" --benchmark_out_format=json
+    run "$name" "${limits[$name]:-16}" "$built/benchmark_$name" --benchmark_out="$out/$name.json" --benchmark_out_format=json
   done
   run peers 30 python3 "$root/benchmarks/peers/torch_decode.py" "$out/peers.json"
 fi

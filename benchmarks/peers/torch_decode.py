@@ -29,7 +29,7 @@ def median_us(f, runs=20):
 
 
 results = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "us": {}}
-for batch, tokens in [(1, 32768), (8, 32768), (1, 131072), (8, 131072)]:
+for batch, tokens in [(1, 32768), (8, 32768), (32, 32768), (1, 131072), (8, 131072)]:
     copies = max(2, min(4, 16 * 131072 // (batch * tokens) // 4))  # several, so that no cache answers
     q = torch.randn(batch, 32, 1, 128, device="cuda", dtype=torch.bfloat16)
     kv = [[torch.randn(batch, 8, tokens, 128, device="cuda", dtype=torch.bfloat16) for _ in range(2)] for _ in range(copies)]
@@ -38,7 +38,7 @@ for batch, tokens in [(1, 32768), (8, 32768), (1, 131072), (8, 131072)]:
     grouped = q.view(batch, 8, 4, 128)  # a group's heads as query rows: the keys are read once
     results["us"][f"sdpa_group_as_rows/{tokens}/{batch}"] = median_us(lambda i: sdpa(grouped, *kv[i % copies]))
     del kv
-for rows, n in [(1, 131072), (8, 131072), (64, 131072), (8, 32768)]:
+for rows, n in [(1, 131072), (4, 131072), (8, 131072), (64, 131072), (256, 131072), (8, 32768)]:
     x = torch.randn(rows, n, device="cuda")
     results["us"][f"topk_2048/{rows}/{n}"] = median_us(lambda i: torch.topk(x, 2048, dim=1, sorted=False))
 keys = torch.randn(131072 * 8, 128, device="cuda", dtype=torch.bfloat16)
