@@ -190,8 +190,7 @@ class engine {
     i64 const n = length_[s], stride = 2 * heads * d + 5;  // as a fused projection leaves them: keys, then values, of a token; and rows that are not filled
     std::vector<float> rows(std::size_t((n + 9) * stride), undefined);
     for (i64 t = 0; t < n; ++t)
-      for (int side = 0; side < 2; ++side)
-        std::copy_n(row(side == 0 ? keys_[s] : values_[s], t, 0), heads * d, rows.data() + t * stride + side * heads * d);
+      for (int side = 0; side < 2; ++side) std::copy_n(row(side == 0 ? keys_[s] : values_[s], t, 0), heads * d, rows.data() + t * stride + side * heads * d);
     prompt_layer<Scheme> const layer{memory(), heads_view<float>{rows.data(), n, heads, d, stride, d},
                                      heads_view<float>{rows.data() + heads * d, n, heads, d, stride, d}};
     sequence_step const to{.slot = 1 - s, .pages = pages(s, sealed_[s]), .sealed = sealed_[s], .length = n};
