@@ -1,5 +1,8 @@
 // What a device's operations do, held against their definitions in double and against memory that holds anything: selection and attention on an engine's own
 // memory, tails of every length, prompts in chunks; and the forms of yakv and shadow_kv in the widths that other tests leave out.
+#include <array>
+#include <cstring>
+#include <functional>
 #include <numeric>
 #include <optional>
 
@@ -380,3 +383,193 @@ TEST_CASE("with a tail of any length past whole blocks, what memory held before 
   for (i64 tail = 2; tail <= 16 && !is_sanitized; tail += 2) check_tail<scheme::quest<64, float>, as_box<64>>(tail);
   for (i64 tail = 1; tail <= 2; ++tail) check_tail<scheme::yakv<64, float>, as_codes<64>>(tail);
 }
+
+namespace {
+
+// Prompts in chunks.
+
+/// How the rows of a chunk lie: packed; as a fused projection leaves them, heads apart by more than their width; a head's tokens one behind the other.
+enum class rows_lie { packed, fused, head_major };
+
+struct chunked {
+  std::vector<i64> chunks[2];  // of each sequence; none: the staging memory comes filled
+  rows_lie keys = rows_lie::packed, values = rows_lie::packed;
+  bool is_backward = false;  // the last layer is filled first
+};
+
+/// Two prompts of 140 and 75 tokens in two layers, chunk after chunk by turns, and three steps after them.
+template <class Scheme, class T>
+lived live_in_chunks(chunked const& how) {
+  constexpr int d = Scheme::head_dim, heads = 2, group = 3, query_heads = heads * group, layers = 2;
+  constexpr i64 tokens[] = {140, 75}, spare = 5;
+  using buffer = typename emulator::device<>::template buffer<T>;
+  emulator::device<> const on;
+  cache<Scheme, emulator::device<>> c(on, {.layers = layers, .query_heads = query_heads, .kv_heads = heads, .head_dim = d}, {.sequences = 2, .tokens = 160},
+                                      {.tokens = 40, .sinks = 3, .window = 9});
+  random_numbers r(29);
+  std::vector<T> rows[2][layers][2], expected[2][2];  // [sequence][layer][key or value], and the staging memory of each
+  buffer staging[2][2];
+  sequence_id ids[2];
+  for (int s = 0; s < 2; ++s) {
+    i64 const each = (tokens[s] + spare) * heads * d;
+    for (int side = 0; side < 2; ++side) {
+      expected[s][side].assign(std::size_t(layers * each), from_float<T>(undefined));  // rows that are never filled
+      auto before = expected[s][side];
+      for (int layer = 0; layer < layers; ++layer) {
+        rows[s][layer][side] = against_host::rounded<T>(r.normals(tokens[s] * heads * d));
+        std::copy(rows[s][layer][side].begin(), rows[s][layer][side].end(), expected[s][side].begin() + layer * each);
+      }
+      if (how.chunks[s].empty()) before = expected[s][side];
+      staging[s][side] = on.upload(std::move(before));
+    }
+    ids[s] = c.begin_prompt(prompt_staging<T>{staging[s][0].data(), staging[s][1].data(), tokens[s] + spare, how.chunks[s].empty() ? tokens[s] : 0});
+  }
+
+  auto const append = [&](int s, int layer, i64 first, i64 n) {
+    buffer memory[2];
+    heads_view<T> views[2];
+    for (int side = 0; side < 2; ++side) {
+      rows_lie const lie = side == 0 ? how.keys : how.values;
+      i64 const head_stride = lie == rows_lie::head_major ? n * d + 2 : lie == rows_lie::fused ? d + 3 : d;
+      i64 const token_stride = lie == rows_lie::head_major ? d : lie == rows_lie::fused ? 2 * heads * head_stride + 5 : heads * d;
+      std::vector<T> x(std::size_t(n * token_stride + heads * head_stride), from_float<T>(undefined));
+      for (i64 t = 0; t < n; ++t)
+        for (int h = 0; h < heads; ++h)
+          std::copy_n(rows[s][layer][side].data() + ((first + t) * heads + h) * d, d, x.data() + t * token_stride + h * head_stride);
+      memory[side] = on.upload(std::move(x));
+      views[side] = {memory[side].data(), n, heads, d, token_stride, head_stride};
+    }
+    c.append_chunk(on, ids[s], layer, views[0], views[1]);
+  };
+  for (int i = 0; i < layers; ++i) {
+    int const layer = how.is_backward ? layers - 1 - i : i;
+    i64 first[2] = {};
+    for (std::size_t chunk = 0; chunk < std::max(how.chunks[0].size(), how.chunks[1].size()); ++chunk)
+      for (int s = 0; s < 2; ++s)
+        if (chunk < how.chunks[s].size()) {
+          append(s, layer, first[s], how.chunks[s][chunk]);
+          first[s] += how.chunks[s][chunk];
+        }
+  }
+  for (int s = 0; s < 2; ++s) {
+    for (int side = 0; side < 2; ++side) {
+      bool const is_staged = std::memcmp(staging[s][side].data(), expected[s][side].data(), expected[s][side].size() * sizeof(T)) == 0;
+      CHECK(is_staged);  // the rows in their places, and nothing beside them
+    }
+    c.finish_prompt(on, ids[s]);
+  }
+
+  lived all;
+  batch_entry const batch[] = {{ids[1], 1}, {ids[0], 1}};
+  for (int step = 0; step < 3; ++step) {
+    c.plan(on, {batch, 2});
+    for (int layer = 0; layer < layers; ++layer) {
+      auto key = on.upload(r.normals(2 * heads * d)), value = on.upload(r.normals(2 * heads * d)), q = on.upload(r.normals(2 * query_heads * d, 2));
+      std::vector<float> out(std::size_t(2 * query_heads * d), undefined);
+      auto to = on.upload(std::vector<float>(out));
+      c.append(on, layer, packed_heads(key.data(), 2, heads, d), packed_heads(value.data(), 2, heads, d));
+      c.template attend<float>(on, layer, packed_heads(q.data(), 2, query_heads, d), packed_heads(to.data(), 2, query_heads, d));
+      on.download(out.data(), to.data(), i64(out.size() * sizeof(float)));
+      all.outputs.insert(all.outputs.end(), out.begin(), out.end());
+      for (int i = 0; i < 2 * heads; ++i) {
+        auto const chosen = c.selected(on, i / heads, i % heads);
+        REQUIRE(chosen);
+        all.ids.insert(all.ids.end(), chosen->begin(), chosen->end());
+      }
+    }
+  }
+  return all;
+}
+
+template <class Scheme, class T>
+void check_chunks() {
+  auto const whole = live_in_chunks<Scheme, T>({});
+  for (float const x : whole.outputs) REQUIRE(is_finite(x));
+  REQUIRE(whole.ids.size() > 3 * 2 * 2 * 2);
+  for (chunked const& how :
+       {chunked{{{140}, {75}}, rows_lie::packed, rows_lie::head_major}, chunked{{{1, 63, 64, 12}, {74, 1}}, rows_lie::fused, rows_lie::fused, true},
+        chunked{{{139, 1}, {1, 1, 14, 17, 42}}, rows_lie::head_major, rows_lie::fused}}) {
+    bool const is_same = are_same(live_in_chunks<Scheme, T>(how), whole);
+    CHECK(is_same);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("chunks of a prompt go to their rows of the staging memory and nowhere else, and it lives on as one that was staged whole") {
+  check_chunks<scheme::mean_landmark<64, float>, float>();
+  check_chunks<scheme::quest<64, f16>, f16>();
+  check_chunks<scheme::yakv<64>, bf16>();
+}
+TEST_CASE("a chunk that a staging memory on a device has no room for, or not the shape of, is refused and changes nothing") {
+  constexpr int d = 64, heads = 2;
+  emulator::device<> const on;
+  cache<scheme::quest<d, float>, emulator::device<>> c(on, {.layers = 1, .query_heads = 2, .kv_heads = heads, .head_dim = d}, {.sequences = 1, .tokens = 60},
+                                                       {.tokens = 32, .window = 8});
+  auto k = on.upload(std::vector<float>(std::size_t(40 * heads * d), 3.0f)), v = on.upload(std::vector<float>(std::size_t(40 * heads * d), 4.0f));
+  auto rows = on.upload(std::vector<float>(std::size_t(40 * heads * d), 5.0f));
+  auto const id = c.begin_prompt(prompt_staging<float>{k.data(), v.data(), 40, 30});
+  auto const view = [&](i64 tokens, int n, int width) { return packed_heads(rows.data(), tokens, n, width); };
+  CHECK_THROWS_AS(c.append_chunk(on, id, 0, view(11, heads, d), view(11, heads, d)), capacity_error);
+  CHECK_THROWS_AS(c.append_chunk(on, id, 1, view(1, heads, d), view(1, heads, d)), precondition_error);
+  CHECK_THROWS_AS(c.append_chunk(on, id, 0, view(2, heads, d), view(1, heads, d)), precondition_error);
+  CHECK_THROWS_AS(c.append_chunk(on, id, 0, view(0, heads, d), view(0, heads, d)), precondition_error);
+  CHECK_THROWS_AS(c.append_chunk(on, id, 0, view(2, 1, d), view(2, 1, d)), precondition_error);
+  CHECK_THROWS_AS(c.append_chunk(on, id, 0, view(2, heads, d / 2), view(2, heads, d / 2)), precondition_error);
+  auto half = on.upload(std::vector<f16>(std::size_t(heads * d)));
+  CHECK_THROWS_AS(c.append_chunk(on, id, 0, packed_heads(half.data(), 1, heads, d), packed_heads(half.data(), 1, heads, d)), precondition_error);
+  CHECK(std::count(k.data(), k.data() + k.size(), 3.0f) == 40 * heads * d);
+  CHECK(std::count(v.data(), v.data() + v.size(), 4.0f) == 40 * heads * d);
+  c.append_chunk(on, id, 0, view(10, heads, d), view(10, heads, d));  // there is room for these
+  CHECK(std::count(k.data() + 30 * heads * d, k.data() + k.size(), 5.0f) == 10 * heads * d);
+  CHECK(std::count(v.data() + 30 * heads * d, v.data() + v.size(), 5.0f) == 10 * heads * d);
+  CHECK(std::count(k.data(), k.data() + k.size(), 3.0f) == 30 * heads * d);
+  CHECK(std::count(v.data(), v.data() + v.size(), 4.0f) == 30 * heads * d);
+}
+
+namespace {
+
+/// A form in a width that no other test has: the device against the host, in as little as has everything.
+template <class Scheme, class T, class Device>
+void check_width(Device const& on, std::uint64_t seed, int kv_heads = 2) {
+  against_host::check<Scheme, T>(on, seed, {.layers = 1, .group = 2, .kv_heads = kv_heads, .prompts = {140, 60}, .steps = 1, .is_short = true});
+}
+
+/// Templates, so that what is left out is not compiled either: under sanitizers one width has all that is code of its own.
+template <class Device>
+void heads_of_80(Device const& on) {
+  check_width<scheme::yakv_before_rotary<80>, bf16>(on, 1);
+  check_width<scheme::yakv_residual<80, f16>, f16>(on, 2);
+  check_width<scheme::yakv_published<80, float>, float>(on, 3);
+  check_width<scheme::shadow_kv<80, jacobi_eigensolver, bf16, codec::fixed_rank<24>>, bf16>(on, 4);
+}
+template <class Device>
+void heads_of_96(Device const& on) {
+  if constexpr (!is_sanitized) {
+    check_width<scheme::yakv_centred<96>, bf16>(on, 5);
+    check_width<scheme::yakv_before_rotary<96, float>, float>(on, 6);
+    check_width<scheme::yakv_residual<96>, bf16>(on, 7);
+    check_width<scheme::yakv_published<96>, bf16>(on, 8);
+    check_width<scheme::shadow_kv<96, jacobi_eigensolver, float, codec::fixed_rank<24>>, float>(on, 9);
+  }
+}
+template <class Device>
+void heads_of_128(Device const& on) {
+  if constexpr (!is_sanitized) check_width<scheme::yakv_published<128>, bf16>(on, 10);
+}
+template <class Device>
+void heads_of_256(Device const& on) {
+  if constexpr (!is_sanitized) {
+    check_width<scheme::yakv_centred<256, f16>, f16>(on, 11);
+    check_width<scheme::yakv_before_rotary<256>, bf16>(on, 12);
+    check_width<scheme::yakv_residual<256>, bf16>(on, 13);
+    check_width<scheme::shadow_kv<256, jacobi_eigensolver, bf16, codec::fixed_rank<40>>, bf16>(on, 14, 1);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("forms of yakv and shadow_kv do on a device what they do on the host with heads of 80 channels") { heads_of_80(emulator::device<>()); }
+TEST_CASE("forms of yakv and shadow_kv do on a device what they do on the host with heads of 96 channels") { heads_of_96(emulator::device<>()); }
+TEST_CASE("forms of yakv and shadow_kv do on a device what they do on the host with heads of 128 channels") { heads_of_128(emulator::device<>()); }
+TEST_CASE("forms of yakv and shadow_kv do on a device what they do on the host with heads of 256 channels") { heads_of_256(emulator::device<>()); }
