@@ -8,24 +8,13 @@
 
 #include "codec/higgs_oracle.hpp"
 #include "cuda/against_host.hpp"
+#include "cuda/used_memory.hpp"
 #include "eigensolver.hpp"
 #include "emulator/executor.hpp"
 
 using namespace cellar;
 
 namespace {
-
-constexpr unsigned char nan_bytes = 0xff;  // of f32, f16 and bf16; -1 as an id or a page
-
-/// Memory of an engine, as it was left by whoever had it before.
-class used_memory {
- public:
-  used_memory(i64 bytes, unsigned char left) : bytes_(std::size_t(bytes + 64), std::byte{left}) {}
-  std::byte* data() { return reinterpret_cast<std::byte*>(round_up(reinterpret_cast<i64>(bytes_.data()), 64)); }
-
- private:
-  std::vector<std::byte> bytes_;
-};
 
 // Definitions, in double.
 

@@ -13,8 +13,8 @@ namespace cellar::inline CELLAR_ABI::summary {
 template <int Count, class Summary>
 struct by_largest_channels : Summary {
   static constexpr bool is_upper_bound = false;
-  using plain_tiles_of = std::conditional_t < requires { requires std::same_as<typename Summary::plain_tiles_of, Summary>; }
-  , by_largest_channels, void > ;
+  static constexpr bool has_plain_tiles = requires { requires std::same_as<typename Summary::plain_tiles_of, Summary>; };
+  using plain_tiles_of = std::conditional_t<has_plain_tiles, by_largest_channels, void>;
   static_assert(Count > 0, "by_largest_channels: a query has channels");
   static_assert(!trained<Summary> && !positional<Summary> && !rotary_aware<Summary> && scope_of<Summary> == scope::one_head,
                 "by_largest_channels: the summary must not learn, nor know positions, nor be of all heads");
