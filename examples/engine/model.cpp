@@ -238,7 +238,7 @@ void model::run_layers(float* x, std::span<std::int64_t const> positions, decode
       std::copy_n(from + q_width + kv_width, kv_width, v.data() + r * kv_width);
     });
     if (is_last && only_keys_and_values_of_last) {
-      attend(layer, nullptr, k.data(), v.data(), nullptr);
+      attend(layer, q.data(), k.data(), v.data(), nullptr);
       return;
     }
     attend(layer, q.data(), k.data(), v.data(), mixed.data());
@@ -277,6 +277,8 @@ void model::prefill_all(std::span<int const> tokens, staged_prompt& staged, std:
           "The prompt has " + std::to_string(n) + " tokens; the model was trained for " + std::to_string(config_.context) + " at the most.");
   if (staged.capacity < n || staged.width != width || std::int64_t(staged.keys.size()) != config_.layers * staged.capacity * width) staged.reserve(config_, n);
   staged.tokens = 0;
+  std::int64_t const q_width = std::int64_t(config_.heads) * config_.head_dim, observed = std::min(staged.observed, n);
+  staged.queries.resize(std::size_t(config_.layers * observed * q_width));
   backend_->begin_prompt();
   attention_shape const shape{config_.heads, config_.kv_heads, config_.head_dim};
   std::vector<float> x, logits;
@@ -290,7 +292,9 @@ void model::prefill_all(std::span<int const> tokens, staged_prompt& staged, std:
     auto const attend = [&](int layer, float const* q, float const* k, float const* v, float* out) {
       std::copy_n(k, rows * width, staged.key(layer, first));
       std::copy_n(v, rows * width, staged.value(layer, first));
-      if (q) backend_->prompt_attention(layer, shape, q, rows, first, staged.key(layer, 0), staged.value(layer, 0), out, config_.window(layer));
+      for (std::int64_t r = std::max<std::int64_t>(0, n - observed - first); r < rows; ++r)
+        std::copy_n(q + r * q_width, q_width, staged.queries.begin() + (staged.slots[std::size_t(layer)] * observed + first + r - (n - observed)) * q_width);
+      if (out) backend_->prompt_attention(layer, shape, q, rows, first, staged.key(layer, 0), staged.value(layer, 0), out, config_.window(layer));
     };
     run_layers(x.data(), positions, attend, first + rows <= first_logits);
     staged.tokens = first + rows;

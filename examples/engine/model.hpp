@@ -45,12 +45,14 @@ struct model_config {
 /// Reads and checks the shape of a model; throws std::runtime_error with a sentence where this engine cannot run it.
 model_config read_config(gguf_file const& file);
 
-/// Keys (after rotary embedding) and values of one prompt, f32.
+/// Keys (after rotary embedding) and values of one prompt, f32, and queries of its end.
 ///
 ///     keys, values   [slot][token, up to capacity][kv_head][head_dim], the global layers' slots before the windowed ones': a cache for the global layers
 ///                    takes the first of them
+///     queries        [slot][observed][head][head_dim], of the last `observed` tokens: as many as the caller asks for before the prefill
 struct staged_prompt {
-  std::vector<float> keys, values;
+  std::vector<float> keys, values, queries;
+  std::int64_t observed = 0;
   std::vector<int> slots;                            // of each layer
   std::int64_t tokens = 0, capacity = 0, width = 0;  // width = kv_heads * head_dim
 

@@ -105,6 +105,7 @@ document_evaluation evaluate(evaluation const& what, document const& d, engine::
                             std::to_string(c.context) + ". Ask for fewer --tokens.");
 
   engine::staged_prompt staged;
+  if (std::ranges::any_of(what.schemes, needs_queries)) staged.observed = std::int64_t(prompt.size());
   std::vector<float> const first = model.prefill(prompt, staged, [&](std::int64_t done) { progress("prefill", done, std::int64_t(prompt.size())); });
 
   allowance const allowed{std::max<std::int64_t>(1, std::int64_t(what.budget * double(staged.tokens))),

@@ -24,6 +24,16 @@ struct compared : Scheme {
   static constexpr bool keeps_generated = true;
 };
 
+/// The same, with each step's blocks chosen by the query of the step before.
+template <class Scheme>
+struct chosen_a_step_ahead : compared<Scheme> {
+  static constexpr bool selects_ahead = true;
+};
+template <class Scheme>
+inline constexpr bool selects_ahead = requires {
+  Scheme::selects_ahead;
+};
+
 /// The best that any choice of tokens can do: exact scores, exact keys and values.
 template <int HeadDim, class Scalar>
 struct oracle : cellar::scheme::yakv<HeadDim, Scalar> {
@@ -63,21 +73,27 @@ class scheme_of final : public scheme_on_prompt {
   scheme_of(Executor const& on, engine::model const& model, engine::staged_prompt& prompt, int sequences, std::int64_t generated_tokens,
             cellar::budget const& budget)
       : shape_(shape_of(model)), on_(on), cache_(on_, shape_, limits_of(prompt, sequences, generated_tokens), budget) {
-    auto const begin = [&](float* keys, float* values) {
+    auto const begin = [&](float* keys, float* values, float const* queries) {
       for (int i = 0; i < sequences; ++i) {
         auto const id = cache_.begin_prompt(cellar::prompt_staging<float>{keys, values, prompt.capacity, prompt.tokens});
-        cache_.finish_prompt(on_, id);
+        if constexpr (cellar::observes_queries<Scheme>)
+          cache_.finish_prompt(on_, id, cellar::prompt_queries<float>{queries, std::min(prompt.observed, prompt.tokens)});
+        else
+          cache_.finish_prompt(on_, id);
         ids_.push_back(id);
       }
     };
+    if constexpr (selects_ahead<Scheme>) before_.resize(std::size_t(shape_.layers));
     if constexpr (Executor::is_host) {
-      begin(prompt.keys.data(), prompt.values.data());
+      begin(prompt.keys.data(), prompt.values.data(), prompt.queries.data());
       cache_.observe(&work_);
     } else {
       auto keys = on_.template allocate<float>(std::int64_t(prompt.keys.size())), values = on_.template allocate<float>(std::int64_t(prompt.values.size()));
       on_.upload(keys.data(), prompt.keys.data(), bytes_of(prompt.keys.size()));
       on_.upload(values.data(), prompt.values.data(), bytes_of(prompt.values.size()));
-      begin(keys.data(), values.data());
+      auto queries = on_.template allocate<float>(std::int64_t(cellar::observes_queries<Scheme> ? prompt.queries.size() : 0));
+      if constexpr (cellar::observes_queries<Scheme>) on_.upload(queries.data(), prompt.queries.data(), bytes_of(prompt.queries.size()));
+      begin(keys.data(), values.data(), queries.data());
       on_.wait();  // before they go
       std::int64_t const row = Scheme::head_dim * sequences;
       q_ = on_.template allocate<float>(shape_.query_heads * row);
@@ -98,6 +114,18 @@ class scheme_of final : public scheme_on_prompt {
     layer_ = layer;
     auto const n = std::int64_t(batch_.size());
     int const d = Scheme::head_dim;
+    if constexpr (selects_ahead<Scheme>) {
+      auto& before = before_[std::size_t(layer)];
+      if (std::int64_t(before.size()) == n * shape_.query_heads * d) {  // of the same sequences
+        float const* asked = before.data();
+        if constexpr (!Executor::is_host) {
+          on_.upload(q_.data(), asked, bytes_of(before.size()));
+          asked = q_.data();
+        }
+        timed([&] { cache_.select(on_, layer, cellar::packed_heads(asked, n, shape_.query_heads, d)); });
+      }
+      before.assign(q, q + n * shape_.query_heads * d);
+    }
     auto const attend = [&](float const* queries, float const* keys, float const* values, float* outputs) {
       cache_.append(on_, layer, cellar::packed_heads(keys, n, shape_.kv_heads, d), cellar::packed_heads(values, n, shape_.kv_heads, d));
       cache_.attend(on_, layer, cellar::packed_heads(queries, n, shape_.query_heads, d), cellar::packed_heads(outputs, n, shape_.query_heads, d));
@@ -190,6 +218,7 @@ class scheme_of final : public scheme_on_prompt {
   cellar::cache<Scheme, Executor> cache_;
   typename Executor::template buffer<float> q_, k_, v_, out_;  // of a step, on a device
   int layer_ = 0;                                              // that was attended last
+  std::vector<std::vector<float>> before_;                     // queries of the step before, by layer, where they choose
   std::vector<cellar::sequence_id> ids_;
   std::vector<cellar::batch_entry> batch_;
   cellar::statistics work_;
@@ -228,7 +257,11 @@ using all_schemes = std::tuple<
     named<"tidal_decode", compared<cellar::scheme::tidal_decode<HeadDim, scalar>>>, named<"h_share", compared<cellar::scheme::h_share<HeadDim, scalar>>>,
     named<"twilight", compared<cellar::scheme::twilight<HeadDim, scalar>>>, named<"sparq", compared<cellar::scheme::sparq<HeadDim, scalar>>>,
     named<"double_sparsity", compared<cellar::scheme::double_sparsity<HeadDim, scalar>>>,
-    named<"loki", compared<cellar::scheme::loki<HeadDim, lapack, scalar>>>, named<"rabitq_cache", compared<cellar::scheme::rabitq_cache<HeadDim, scalar>>>>;
+    named<"loki", compared<cellar::scheme::loki<HeadDim, lapack, scalar>>>, named<"rabitq_cache", compared<cellar::scheme::rabitq_cache<HeadDim, scalar>>>,
+    named<"pq_cache", compared<cellar::scheme::pq_cache<HeadDim, scalar>>>, named<"lrqk", compared<cellar::scheme::lrqk<HeadDim, scalar, HeadDim / 4>>>,
+    named<"moba_scaled", compared<cellar::scheme::moba<HeadDim, scalar, 32>>>, named<"inf_llm_scaled", cellar::scheme::inf_llm<HeadDim, scalar, 32>>,
+    named<"free_kv", chosen_a_step_ahead<cellar::scheme::free_kv<HeadDim, scalar>>>, named<"snap_kv", cellar::scheme::snap_kv<HeadDim, scalar>>,
+    named<"h2o", cellar::scheme::h2o<HeadDim, scalar>>>;
 
 /// What a program is compiled for: names of schemes with commas (all if empty), and widths of heads. Each pair is code of its own.
 template <literal Names, int... HeadDim>
@@ -273,6 +306,14 @@ bool visit(std::string const& name, F const& f) {
   }(std::type_identity<all_schemes<HeadDim>>{});
 }
 
+/// Whether a scheme is to be given a prompt's queries.
+template <class Compiled>
+bool needs_queries(std::string const& name) {
+  bool needs = false;
+  visit<Compiled, 64>(name, [&]<class Scheme>(std::type_identity<Scheme>) { needs = cellar::observes_queries<Scheme>; });
+  return needs;
+}
+
 /// make_scheme on an executor.
 template <class Compiled, class Executor>
 std::unique_ptr<scheme_on_prompt> make_scheme_on(Executor const& on, std::string const& name, engine::model const& model, engine::staged_prompt& prompt,
@@ -283,6 +324,11 @@ std::unique_ptr<scheme_on_prompt> make_scheme_on(Executor const& on, std::string
   if (name == "sink_window") {  // nothing is chosen: the tokens are sinks and a longer window
     budget.sinks = std::min<std::int64_t>(4, allowed.tokens);
     budget.window = allowed.window + allowed.tokens - budget.sinks;
+  }
+  if (name == "snap_kv") budget.outliers = allowed.tokens;
+  if (name == "h2o") {  // halves, as published
+    budget.outliers = (allowed.tokens + allowed.window) / 2;
+    budget.window = allowed.tokens + allowed.window - budget.outliers;
   }
   std::unique_ptr<scheme_on_prompt> made;
   auto const make = [&]<class Scheme>(std::type_identity<Scheme>) {

@@ -11,6 +11,8 @@ std::vector<std::string> const& scheme_names() {
   return names;
 }
 
+bool needs_queries(std::string const& name) { return needs_queries<compiled_for<"", CELLAR_HEAD_DIMS>>(name); }
+
 std::unique_ptr<scheme_on_prompt> make_scheme(std::string const& name, engine::model const& model, engine::staged_prompt& prompt, int sequences,
                                               std::int64_t generated_tokens, allowance const& allowed) {
   return make_scheme_on<compiled_for<"", CELLAR_HEAD_DIMS>>(cellar::host::executor(model.threads()), name, model, prompt, sequences, generated_tokens, allowed);

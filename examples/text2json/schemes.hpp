@@ -35,6 +35,9 @@ class scheme_on_prompt {
 /// Names of the schemes, dense first.
 std::vector<std::string> const& scheme_names();
 
+/// Whether the scheme of that name learns from a prompt's queries: staged_prompt::queries, of as many tokens as its paper observes or of all.
+bool needs_queries(std::string const& name);
+
 /// Makes a scheme's cache, `sequences` times over the same prompt.
 ///
 /// Requires  a name of scheme_names

@@ -114,6 +114,16 @@ class reference {
     }
     return random_numbers(std::uint64_t((std::int64_t(who) * 100000 + position) * 100 + layer)).normals(n, 2);
   }
+  /// What the last `observed` tokens of a prompt ask, [layer][token][query_head][d].
+  std::vector<float> prompt_queries(std::size_t who, std::int64_t prompt, std::int64_t observed) const {
+    std::vector<float> all;
+    for (int layer = 0; layer < shape_.layers; ++layer)
+      for (std::int64_t p = prompt - observed; p < prompt; ++p) {
+        auto const q = query(who, p, layer);
+        all.insert(all.end(), q.begin(), q.end());
+      }
+    return all;
+  }
   std::int64_t width() const { return std::int64_t(shape_.kv_heads) * d; }
   float* row(std::vector<float>& x, sequence_data const& s, int layer, std::int64_t token, int head = 0) const {
     return x.data() + ((layer * s.capacity + token) * shape_.kv_heads + head) * d;
@@ -224,6 +234,7 @@ template <class Scheme>
 class trial {
  public:
   static constexpr int d = Scheme::head_dim;
+  static constexpr std::int64_t observed = 24;  ///< A prompt's last tokens, whose queries schemes that learn from them are given.
 
   trial(reference<Scheme>& ref, std::vector<std::int64_t> const& prompts, std::int64_t generated, cellar::budget const& budget, cellar::host::executor on = {},
         std::int64_t step_tokens = 1, int more_sequences = 0, std::int64_t pool_runs = 0)
@@ -241,7 +252,12 @@ class trial {
     for (std::int64_t const n : prompts) {
       data.push_back(ref.sequence(n, capacity_));
       ids.push_back(cache.begin_prompt(ref.staging(data.back(), keys, values)));
-      cache.finish_prompt(on_, ids.back());
+      if constexpr (cellar::observes_queries<Scheme>) {
+        auto const queries = ref.prompt_queries(ids.size() - 1, n, std::min<std::int64_t>(n, observed));
+        cache.finish_prompt(on_, ids.back(), cellar::prompt_queries<float>{queries.data(), std::min<std::int64_t>(n, observed)});
+      } else {
+        cache.finish_prompt(on_, ids.back());
+      }
       lengths.push_back(n);
     }
   }

@@ -307,6 +307,170 @@ struct by<Scheme, cellar::summary::mapped<cellar::summary::around_mean, cellar::
   }
 };
 
+/// The attention that a prompt's last queries pay to each of its tokens, of one KV head, in double: softmax over the keys that a query sees within reach.
+/// [token], of the first layer unless another is asked for
+template <class Scheme>
+std::vector<double> prompt_attention(reference<Scheme> const& ref, sequence_data const& s, std::size_t who, int layer, int head, std::int64_t observed,
+                                     std::int64_t reach) {
+  using variant = variant_reference<typename Scheme::attention>;
+  constexpr int d = Scheme::head_dim;
+  auto const keys = ref.head_rows(s.original_keys, s, layer, head, 0, s.prompt);
+  int const group = ref.shape().group();
+  std::vector<double> sums(std::size_t(s.prompt), 0.0);
+  for (std::int64_t p = s.prompt - observed; p < s.prompt; ++p) {
+    auto const q = ref.query(who, p, layer);
+    for (int g = 0; g < group; ++g) {
+      std::vector<double> logits(sums.size(), -1e300);
+      double top = -1e300, sum = 0;
+      for (std::int64_t k = 0; k < s.prompt; ++k) {
+        if (!variant::sees(p, k) || p - k >= reach) continue;
+        double x = 0;
+        for (int c = 0; c < d; ++c) x += double(q[std::size_t((head * group + g) * d + c)]) * double(keys[std::size_t(k * d + c)]);
+        logits[std::size_t(k)] = variant::logit(x * double(ref.shape().scale()));
+        top = std::max(top, logits[std::size_t(k)]);
+      }
+      for (double const x : logits) sum += std::exp(x - top);
+      for (std::size_t k = 0; k < logits.size(); ++k) sums[k] += std::exp(logits[k] - top) / sum;
+    }
+  }
+  return sums;
+}
+
+/// InfLLM: the mean of a block's most attended keys.
+template <class Scheme, int Count, std::int64_t Reach>
+struct by<Scheme, cellar::summary::representatives<Count, Reach, float>> : blocks_of_keys<Scheme> {
+  std::vector<double> means;  // [block][d]
+  by(reference<Scheme> const& ref, sequence_data const& s, int head, std::int64_t first, std::int64_t blocks)
+      : blocks_of_keys<Scheme>(ref, s, head, first, blocks), means(std::size_t(blocks * Scheme::head_dim), 0.0) {
+    auto const sums = prompt_attention(ref, s, 0, 0, head, trial<Scheme>::observed, Reach);
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      std::vector<int> order;
+      for (int i = 0; i < this->tokens; ++i) order.push_back(i);
+      auto const weight = [&](int i) { return sums[std::size_t(first + b * this->tokens + i)]; };
+      std::stable_sort(order.begin(), order.end(), [&](int a, int c) { return weight(a) > weight(c); });
+      if (Count < this->tokens) {
+        double const last = weight(order[Count - 1]), next = weight(order[Count]);
+        REQUIRE((last == next || last - next > 1e-5 * last));
+      }
+      for (int n = 0; n < std::min(Count, this->tokens); ++n)
+        for (int c = 0; c < Scheme::head_dim; ++c)
+          means[std::size_t(b * Scheme::head_dim + c)] += this->key(b, order[std::size_t(n)], c) / std::min(Count, this->tokens);
+    }
+  }
+  promise operator()(float const* q, std::int64_t block) const {
+    return this->sum([&](int c) {
+      double const x = double(q[c]) * means[std::size_t(block * Scheme::head_dim + c)];
+      return std::pair{x, std::abs(x)};
+    });
+  }
+};
+
+/// LRQK: factors of keys and queries by alternating least squares on the matrices themselves.
+template <class Scheme, class Rank, int Iterations>
+struct by<Scheme, cellar::summary::mapped<cellar::summary::joint_factors<Rank, Iterations>, cellar::summary::mean<float>>> : blocks_of_keys<Scheme> {
+  static constexpr int d = Scheme::head_dim;
+  using matrix = std::vector<std::vector<double>>;
+  matrix key_basis, query_basis, key_products, query_products;  // what a row's coordinates are solved by
+
+  static matrix times(matrix const& a, matrix const& b) {
+    matrix c(a.size(), std::vector<double>(b[0].size(), 0.0));
+    for (std::size_t i = 0; i < a.size(); ++i)
+      for (std::size_t k = 0; k < b.size(); ++k)
+        for (std::size_t j = 0; j < b[0].size(); ++j) c[i][j] += a[i][k] * b[k][j];
+    return c;
+  }
+  static matrix transposed(matrix const& a) {
+    matrix c(a[0].size(), std::vector<double>(a.size()));
+    for (std::size_t i = 0; i < a.size(); ++i)
+      for (std::size_t j = 0; j < a[0].size(); ++j) c[j][i] = a[i][j];
+    return c;
+  }
+  static matrix plus(matrix a, matrix const& b) {
+    for (std::size_t i = 0; i < a.size(); ++i)
+      for (std::size_t j = 0; j < a[0].size(); ++j) a[i][j] += b[i][j];
+    return a;
+  }
+  /// a^-1 by elimination with pivots.
+  static matrix inverse(matrix a) {
+    std::size_t const n = a.size();
+    matrix b(n, std::vector<double>(n, 0.0));
+    for (std::size_t i = 0; i < n; ++i) b[i][i] = 1;
+    for (std::size_t i = 0; i < n; ++i) {
+      std::size_t pivot = i;
+      for (std::size_t r = i; r < n; ++r)
+        if (std::abs(a[r][i]) > std::abs(a[pivot][i])) pivot = r;
+      std::swap(a[i], a[pivot]);
+      std::swap(b[i], b[pivot]);
+      double const p = a[i][i];
+      for (std::size_t c = 0; c < n; ++c) a[i][c] /= p, b[i][c] /= p;
+      for (std::size_t r = 0; r < n; ++r) {
+        if (r == i) continue;
+        double const f = a[r][i];
+        for (std::size_t c = 0; c < n; ++c) a[r][c] -= f * a[i][c], b[r][c] -= f * b[i][c];
+      }
+    }
+    return b;
+  }
+
+  by(reference<Scheme> const& ref, sequence_data const& s, int head, std::int64_t first, std::int64_t blocks)
+      : blocks_of_keys<Scheme>(ref, s, head, first, blocks) {
+    static_assert(Scheme::block_tokens == 1);
+    int const group = ref.shape().group();
+    auto const flat = ref.head_rows(s.original_keys, s, 0, head, 0, s.prompt);
+    matrix k, q;
+    for (std::int64_t p = 0; p < s.prompt; ++p) k.emplace_back(flat.begin() + p * d, flat.begin() + (p + 1) * d);
+    for (std::int64_t p = s.prompt - trial<Scheme>::observed; p < s.prompt; ++p) {
+      auto const all = ref.query(0, p, 0);
+      for (int g = 0; g < group; ++g) q.emplace_back(all.begin() + (head * group + g) * d, all.begin() + (head * group + g + 1) * d);
+    }
+    std::vector<double> size(d, 1.0);
+    for (int c = 0; c < d; ++c) {
+      double of_k = 0, of_q = 0;
+      for (auto const& row : k) of_k += row[std::size_t(c)] * row[std::size_t(c)];
+      for (auto const& row : q) of_q += row[std::size_t(c)] * row[std::size_t(c)];
+      size[std::size_t(c)] = of_k * of_q;
+    }
+    std::vector<int> order;
+    for (int c = 0; c < d; ++c) order.push_back(c);
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return size[std::size_t(a)] > size[std::size_t(b)]; });
+    order.resize(std::size_t((Rank::of(d) + 1) / 2 * 2));
+    auto const some = [&](matrix const& x) {
+      matrix y;
+      for (auto const& row : x) {
+        y.emplace_back();
+        for (int const c : order) y.back().push_back(row[std::size_t(c)]);
+      }
+      return y;
+    };
+    matrix a_k = some(k), a_q = some(q);
+    // A of min |X - A B|^2 + |Y X^T - A_Y A^T|^2: A (B B^T + A_Y^T A_Y) = X (B^T + Y^T A_Y)
+    auto const improve = [&](matrix const& x, matrix const& a, matrix const& y, matrix const& a_y, matrix& basis, matrix& products) {
+      auto const b = times(inverse(times(transposed(a), a)), times(transposed(a), x));
+      basis = plus(transposed(b), times(transposed(y), a_y));
+      products = inverse(plus(times(b, transposed(b)), times(transposed(a_y), a_y)));
+      return times(times(x, basis), products);
+    };
+    for (int turn = 0; turn < Iterations; ++turn) {
+      a_k = improve(k, a_k, q, a_q, key_basis, key_products);
+      a_q = improve(q, a_q, k, a_k, query_basis, query_products);
+    }
+  }
+  promise operator()(float const* q, std::int64_t block) const {
+    matrix key_row(1, std::vector<double>(d)), query_row = key_row;
+    for (int c = 0; c < d; ++c) {
+      key_row[0][std::size_t(c)] = this->key(block, 0, c);
+      query_row[0][std::size_t(c)] = double(q[c]);
+    }
+    auto const of_key = times(times(key_row, key_basis), key_products), of_query = times(times(query_row, query_basis), query_products);
+    promise p;
+    for (std::size_t i = 0; i < of_key[0].size(); ++i) {
+      p.logit += of_key[0][i] * of_query[0][i];
+      p.slack += std::abs(of_key[0][i] * of_query[0][i]) * 8 * this->f32_sum;  // rounded maps, and sums in them
+    }
+    return p;
+  }
+};
+
 /// Whether a selector takes that many of such scores, for rounding of at most `slack` a score.
 inline bool is_count_of(cellar::select::top_k, std::vector<double> const&, std::int64_t count, std::int64_t budget, double) { return count == budget; }
 /// The fewest of the highest that hold a share P of the sum of weights, and no more than the budget.

@@ -142,9 +142,23 @@ void check(Device const& on, std::uint64_t seed, sizes const& s = {}, cellar::bu
     both_rows<T, Device> k(on, rounded<T>(random.normals(s.layers * tokens * s.kv_heads * D)), s.kv_heads, D);
     both_rows<T, Device> v(on, rounded<T>(random.normals(s.layers * tokens * s.kv_heads * D)), s.kv_heads, D);
     auto const id = reference.begin_prompt(prompt_staging<T>{k.host.data(), v.host.data(), tokens, tokens});
-    reference.finish_prompt(host, id);
     REQUIRE(tested.begin_prompt(prompt_staging<T>{k.device.data(), v.device.data(), tokens, tokens}) == id);
-    tested.finish_prompt(on, id);
+    if constexpr (observes_queries<Scheme>) {
+      i64 const observed = 29;  // tokens, not a multiple of what is observed at a time
+      both_rows<T, Device> q(on, rounded<T>(random.normals(s.layers * observed * query_heads * D)), query_heads, D);
+      reference.finish_prompt(host, id, prompt_queries<T>{q.host.data(), observed});
+      tested.finish_prompt(on, id, prompt_queries<T>{q.device.data(), observed});
+    } else {
+      reference.finish_prompt(host, id);
+      tested.finish_prompt(on, id);
+    }
+    if constexpr (Scheme::outliers::keeps_outliers)
+      for (int layer = 0; layer < s.layers; ++layer)
+        for (int head = 0; head < s.kv_heads; ++head) {
+          auto const mine = tested.outliers(on, layer, id, head);
+          auto const expected = reference.outliers(layer, id, head);
+          REQUIRE(std::equal(mine.begin(), mine.end(), expected.begin(), expected.end()));
+        }
     ids.push_back(id);
   }
   auto const step = [&](std::vector<batch_entry> const& batch) {

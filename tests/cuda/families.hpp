@@ -140,6 +140,22 @@ void methods_of_maps(Device const& on) {
   check<scheme::pq_cache<64, float>, float>(on, 51);
 }
 
+struct evicts_blocks : scheme::h2o<64, float> {
+  static constexpr int block_tokens = 4;
+  using attention = cellar::attention::soft_cap<>;
+};
+/// Schemes that learn from a prompt's queries, or from what is attended to.
+template <class Device>
+void observing(Device const& on) {
+  check_groups<scheme::snap_kv<64, float>, float>(on, 52);
+  check_groups<scheme::h2o<64, float>, float>(on, 53);
+  check<scheme::h2o<80>, bf16>(on, 54, {.layers = 1, .group = 3, .kv_heads = 2, .is_short = true});
+  check<evicts_blocks, float>(on, 55);
+  check<scheme::inf_llm<64, float, 32>, float>(on, 56);
+  check<scheme::inf_llm<64, f16, 16>, f16>(on, 57, {.layers = 1, .group = 2, .kv_heads = 2, .is_short = true});
+  check<scheme::lrqk<64, float, 16>, float>(on, 58);
+}
+
 /// Head dimensions that the others leave out, for what differs most by them.
 template <class Device>
 void head_dims(Device const& on) {

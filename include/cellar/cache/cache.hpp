@@ -28,6 +28,13 @@ struct prompt_staging {
   i64 filled = 0;
 };
 
+/// What a prompt's last tokens asked, in all layers, in memory of the caller's: [layers, tokens, query_heads, head_dim], packed, as attended.
+template <storage_scalar T>
+struct prompt_queries {
+  T const* data = nullptr;
+  i64 tokens = 0;
+};
+
 /// One sequence of a batch.
 struct batch_entry {
   sequence_id sequence;
@@ -74,8 +81,12 @@ class cache {
         budget_(within(limits_, budget)),
         turns_(make_turns(on, shape, limits_)),
         frequencies_(make_frequencies(on, shape)),
-        map_{turned(shape, turns_, frequencies_), budget_.sinks, operation::tail_rows<Scheme>(limits_, budget_), budget_.outliers,
-             operation::selects_nothing<Scheme> && budget_.dense_layers == 0},
+        map_{turned(shape, turns_, frequencies_),
+             budget_.sinks,
+             operation::tail_rows<Scheme>(limits_, budget_),
+             budget_.outliers + operation::spare_outliers<Scheme>(limits_, budget_),
+             operation::selects_nothing<Scheme> && budget_.dense_layers == 0,
+             operation::spare_outliers<Scheme>(limits_, budget_)},
         pages_(map_.discards_far        ? 0
                : limits_.far_tokens > 0 ? ceil_div(limits_.far_tokens, map_type::page_tokens)
                                         : limits_.sequences * pages_per_sequence()),
@@ -153,15 +164,32 @@ class cache {
   /// Effects  runs layers and KV heads in parallel; allocates prompt_scratch_bytes for each worker; returns when done (host)
   /// Errors   capacity_error where far memory is full, precondition_error for a staged number that cannot be stored; the prompt is then still staged
   void finish_prompt(Executor const& on, sequence_id id) {
+    static_assert(!observes_queries<Scheme>, "cellar: the scheme learns from a prompt's queries: give finish_prompt those of its last tokens");
+    finish(on, id, prompt_queries<float>{});
+  }
+  /// The same, with the queries of the prompt's last tokens: as many as the scheme observes, or as the engine has kept. A scheme that does not learn from them,
+  /// or from fewer, does not read the others.
+  ///
+  /// Errors   precondition_error where there are none, or more than the prompt has tokens, or one is NaN or infinite
+  template <storage_scalar T>
+  void finish_prompt(Executor const& on, sequence_id id, prompt_queries<T> queries) {
+    expects(queries.data && queries.tokens > 0, "finish_prompt: there are no queries: give those of the prompt's last tokens");
+    finish(on, id, queries);
+  }
+
+ private:
+  template <storage_scalar T>
+  void finish(Executor const& on, sequence_id id, prompt_queries<T> queries) {
     sequence& s = at(id, life::prompt, "finish_prompt: the sequence is not filling a prompt");
     i64 const tokens = s.filled[0];
     expects(tokens > 0, "finish_prompt: the prompt has no tokens");
     expects(std::all_of(s.filled.begin(), s.filled.end(), [&](i64 n) { return n == tokens; }), "finish_prompt: layers hold different numbers of tokens");
+    expects(queries.tokens <= tokens, "finish_prompt: there are queries of more tokens than the prompt has");
     check_workers(on);
     i64 const sealed = sealable_blocks(tokens, 0), needed = pages_for(sealed);
     expects<capacity_error>(needed <= i64(free_pages_.size()),
                             "finish_prompt: capacity exceeded: far memory (limits.far_tokens) is full; free a sequence first");
-    seal_staged(on, s, number(id), sealed);
+    seal_staged(on, s, number(id), sealed, queries);
     s.prompt_tokens = s.length = tokens;
     s.sealed = sealed;
     s.selected_blocks = operation::budget_blocks<Scheme>(budget_, tokens);
@@ -170,6 +198,7 @@ class cache {
     run_pools_.forget(on, number(id), 0);
   }
 
+ public:
   // Decoding.
 
   /// Prepares a step: checks capacities, takes pages, fixes lengths. Host bookkeeping, but where a step seals into a page that a fork shares: it
@@ -315,6 +344,7 @@ class cache {
       attend_blocks<Scheme, T>(on, map_, memory(layer), steps, q, out, sizes_, workspace(), ids_.data(), counts_.data(), attends_everything_, per_worker,
                                resident_.data(), remainders);
     }
+    if constexpr (evicts_by<typename Scheme::outliers>) observe_attention<Scheme, T>(on, map_, memory(layer), steps, q, sizes_, workspace());
     if (observer_) collect();
   }
 
@@ -399,6 +429,8 @@ class cache {
   ///             host bookkeeping only
   /// Errors      precondition_error for a length that is not within [1, length], or an open step; those of the tier. Nothing has changed then
   void truncate(Executor const& on, sequence_id id, i64 length) {
+    static_assert(!evicts_by<typename Scheme::outliers>,
+                  "cellar: the scheme has evicted tokens by the attention of what would be taken back: fork a sequence before it speculates");
     sequence& s = at(id, life::decode, "truncate: no such sequence, or its prompt is not finished");
     expects(!map_.discards_far || length >= std::min(s.length, map_.sinks + s.sealed * Scheme::block_tokens),
             "truncate: the scheme has discarded the tokens before its window; give it a window as long as what may be taken back");
@@ -555,7 +587,8 @@ class cache {
     run_pools_.count(on, both.first, both.second);
     return both;
   }
-  /// The blocks of a prompt that stay near in a layer and KV head, ascending; they are attended beside the selected ones. Valid until the next call.
+  /// The blocks that stay near in a layer and KV head, ascending unless the scheme evicts; they are attended beside the selected ones. Valid until the next
+  /// call.
   row_view<logical_block const> outliers(int layer, sequence_id id, int kv_head) const requires(Executor::is_host) {
     check_outliers(layer, id, kv_head);
     return outliers_of(layer, number(id), kv_head);
@@ -587,10 +620,10 @@ class cache {
             .far = map_.discards_far ? 0 : s.sealed * map_.geometry().block_bytes()};
   }
   map_type const& map() const { return map_; }  ///< Sizes of what the cache holds.
-  /// Bytes that finish_prompt allocates for each worker of a host, for a prompt staged in T.
+  /// Bytes that finish_prompt allocates for each worker of a host, for a prompt staged in T and queries of `observed` tokens.
   template <storage_scalar T>
-  i64 prompt_scratch_bytes(i64 tokens) const {
-    return operation::prompt_scratch_floats<Scheme>(map_.shape, tokens, type_of<T>) * i64(sizeof(float));
+  i64 prompt_scratch_bytes(i64 tokens, i64 observed = 0) const {
+    return operation::prompt_scratch_floats<Scheme>(map_.shape, tokens, type_of<T>, observed) * i64(sizeof(float));
   }
 
  private:
@@ -634,6 +667,7 @@ class cache {
     expects(b.tokens >= 0 && b.sinks >= 0 && b.window >= 0 && b.dense_layers >= 0 && b.outliers >= 0, "budget: counts must not be negative");
     expects(!Scheme::select::reads_scores || b.tokens > 0 || b.share > 0,
             "budget: the scheme selects by score, so tokens or share must be above zero; give the scheme a `published` budget or pass one");
+    expects(!evicts_by<typename Scheme::outliers> || b.dense_layers == 0, "budget: a scheme that evicts keeps nothing far, so no layer can be dense");
     expects(b.outliers == 0 || Scheme::outliers::keeps_outliers, "budget: the scheme has no rule for outliers, so their number must be 0");
     i64 const step = std::min(l.step_tokens, l.tokens), near = std::max(std::min(b.window, l.tokens), step);
     expects(!loses_keys(shape, b) || !sees_lost(l.tokens - step, l.tokens - near - 1),
@@ -916,21 +950,31 @@ class cache {
   static float largest_key() { return std::min(largest_near<typename Scheme::key_codec>(), largest_near<typename Scheme::summary>()); }
   static float largest_value() { return largest_near<typename Scheme::value_codec>(); }
   /// Checks and seals all layers; nothing of the sequence has changed when an error leaves.
-  void seal_staged(Executor const& on, sequence& s, i64 slot, i64 sealed) {
+  template <storage_scalar Query>
+  void seal_staged(Executor const& on, sequence& s, i64 slot, i64 sealed, prompt_queries<Query> queries) {
     i64 const tokens = s.filled[0];
     std::vector<prompt_layer<Scheme>> layers;
+    i64 observed = observes_queries<Scheme> ? queries.tokens : 0;
+    if constexpr (attention_outlier_rule<typename Scheme::outliers>) observed = std::min<i64>(observed, Scheme::outliers::observed);
+    auto const asked = [&](int layer) {
+      i64 const first = (i64{layer} + 1) * queries.tokens - observed;
+      heads_view<Query const> const q =
+          packed_heads(queries.data + first * map_.shape.query_heads * Scheme::head_dim, observed, map_.shape.query_heads, Scheme::head_dim);
+      expects(are_storable<Query>(on, q, largest<float>), "finish_prompt: a query is NaN or infinite");
+      return any_heads_view(q);
+    };
     auto const add = [&]<class T>(prompt_staging<T> const& staging) {
       for (int layer = 0; layer < map_.shape.layers; ++layer) {
         auto const [k, v] = staged(staging, layer, tokens);
         expects(are_storable<T>(on, k, largest_key()) && are_storable<T>(on, v, largest_value()),
                 "finish_prompt: a staged key or value is NaN or infinite, or too large for the scheme's storage types");
-        layers.push_back({memory(layer), k, v});
+        layers.push_back({memory(layer), k, v, observes_queries<Scheme> ? asked(layer) : any_heads_view{}});
       }
     };
     if (s.staging.type == scalar_type::f32) add(staging_of<float>(s));
     if (s.staging.type == scalar_type::f16) add(staging_of<f16>(s));
     if (s.staging.type == scalar_type::bf16) add(staging_of<bf16>(s));
-    auto scratch = on.template allocate<float>(prompt_floats<Scheme>(on, map_.shape, tokens, s.staging.type));
+    auto scratch = on.template allocate<float>(prompt_floats<Scheme>(on, map_.shape, tokens, s.staging.type, observed));
     page_guard guard{*this, s, slot, 0};
     take_pages(s, slot, pages_for(sealed));
     for (int layer = 0; layer < map_.shape.layers; ++layer) forget_runs(layer, pages(slot), 0, sealed);

@@ -88,11 +88,19 @@ concept of_all_heads = (scope_of<P> == scope::all_heads) && requires(P const& p,
   { p.of_head(head, heads) } -> std::same_as<P>;
 };
 
+template <class P>
+concept has_train = requires(P const& p, serial_team& t, matrix_view<float const> keys, i64 first_position, std::byte* state) {
+  { p.train(t, keys, first_position, state) } -> std::same_as<void>;  // keys [tokens, channels], as attended
+};
+/// Learns from a prompt's queries too: finish_prompt is to be given these. A summary of one head.
+template <class P>
+concept query_trained = requires(P const& p, serial_team& t, matrix_view<float const> keys, matrix_view<float const> queries, std::byte* state) {
+  { p.train_with(t, keys, queries, state) } -> std::same_as<void>;  // queries [rows, channels] of a KV head's group, as attended, not scaled
+};
 /// Learns from a prompt: one state per (layer, sequence, KV head), or per (layer, sequence) for a policy of all heads.
 template <class P>
-concept trained = requires(P const& p, serial_team& t, matrix_view<float const> keys, i64 first_position, std::byte* state, i64 channels) {
+concept trained = (has_train<P> || query_trained<P>)&&requires(P const& p, std::byte* state, i64 channels) {
   { p.state_bytes(channels) } -> std::same_as<i64>;
-  { p.train(t, keys, first_position, state) } -> std::same_as<void>;    // keys [tokens, channels], as attended
   { p.bind(static_cast<std::byte const*>(state)) } -> std::same_as<P>;  // the same policy, reading that state
 };
 /// Needs scratch while it learns; train is called on a policy that has it. Contents are free between calls.

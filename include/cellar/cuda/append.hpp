@@ -4,6 +4,7 @@
 
 #include "cellar/cuda/device.hpp"
 #include "cellar/operation/append.hpp"
+#include "cellar/operation/evict.hpp"
 #include "cellar/operation/workspace.hpp"
 #include "cellar/select/top_k.hpp"
 
@@ -102,6 +103,120 @@ struct seal_step_kernel {
   }
 };
 
+/// Eviction of a step's blocks, one KV head and sequence a block of threads.
+template <offloading_scheme S>
+struct evict_kernel {
+  memory_map<S> map;
+  layer_memory<S> memory;
+  sequence_step const* steps;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    sequence_step const& step = steps[at.y];
+    operation::evict(t, sequence_view<S>{map, memory, step.slot, step.pages}, int(at.x), step);
+  }
+};
+
+/// Some of a prompt's queries, as operation::observe_states takes them.
+template <offloading_scheme S, team Team>
+CELLAR_HD operation::observing_queries<S::head_dim> observing_rows(Team& t, memory_map<S> const& map, prompt_layer<S> const& layer, int head, i64 length,
+                                                                   i64 first, float* to) {
+  constexpr int D = S::head_dim;
+  int const group = map.shape.group();
+  i64 const left = layer.queries.tokens * group - first, rows = left < operation::observed_rows ? left : operation::observed_rows;
+  t.sync();
+  for (i64 i = t.rank(); i < rows * D; i += t.size()) {
+    i64 const r = first + i / D;
+    to[i] = element(layer.queries, r / group, head * group + int(r % group), int(i % D)) * map.shape.scale();
+  }
+  t.sync();
+  return {{to, rows}, first, group, length - layer.queries.tokens, operation::observed_reach<S>()};
+}
+
+/// Of the keys that some queries reach: the first, and how many.
+struct reached_keys {
+  i64 begin, count;
+  template <int D>
+  CELLAR_HD static reached_keys of(operation::observing_queries<D> const& q) {
+    i64 const begin = q.position(0) - (q.reach - 1) > 0 ? q.position(0) - (q.reach - 1) : 0;
+    return {begin, q.position(q.rows.rows - 1) + 1 - begin};
+  }
+};
+
+/// Shared memory of the two kernels that observe a prompt.
+template <offloading_scheme S>
+inline constexpr i64 observe_bytes = operation::observed_rows* S::head_dim * 4 + round_up(operation::observation::bytes, 16) + 32;
+
+/// Softmax states of observed_rows of a prompt's query rows over its keys.
+template <offloading_scheme S>
+struct observe_states_kernel {
+  memory_map<S> map;
+  prompt_layer<S> layer;
+  i64 length;
+  attention::softmax_state* states;  // [kv_head][row], rows rounded up to observed_rows
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    int const head = int(at.y);
+    auto* const rows = shared_array<float>(t, operation::observed_rows * S::head_dim);
+    auto const s = operation::observation::at(shared_array<std::byte>(t, operation::observation::bytes));
+    auto const queries = observing_rows<S>(t, map, layer, head, length, i64{at.x} * operation::observed_rows, rows);
+    auto const keys = reached_keys::of(queries);
+    auto const observe = [&]<class T>(heads_view<T const> const& k) {
+      operation::observe_states<T, typename S::attention>(
+          t, keys.count,
+          [&](i64 i) {
+            return operation::observed_key{reinterpret_cast<std::byte const*>(k.row(keys.begin + i, head)), keys.begin + i};
+          },
+          queries, s);
+    };
+    if (layer.keys.type == scalar_type::f16) observe(layer.keys.template as<f16>());
+    if (layer.keys.type == scalar_type::bf16) observe(layer.keys.template as<bf16>());
+    if (layer.keys.type == scalar_type::f32) observe(layer.keys.template as<float>());
+    i64 const all = round_up(layer.queries.tokens * map.shape.group(), operation::observed_rows);
+    for (i64 r = t.rank(); r < queries.rows.rows; r += t.size()) states[head * all + queries.first + r] = s.states[r];
+  }
+};
+
+/// The attention that all of these queries pay to observed_keys of a prompt's keys.
+template <offloading_scheme S>
+struct add_attention_kernel {
+  memory_map<S> map;
+  prompt_layer<S> layer;
+  i64 length;
+  attention::softmax_state const* states;
+  float* attention;  // [kv_head][length]
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    int const head = int(at.y);
+    auto* const rows = shared_array<float>(t, operation::observed_rows * S::head_dim);
+    auto const s = operation::observation::at(shared_array<std::byte>(t, operation::observation::bytes));
+    i64 const first = i64{at.x} * operation::observed_keys, last = first + operation::observed_keys < length ? first + operation::observed_keys : length;
+    i64 const count = layer.queries.tokens * map.shape.group(), all = round_up(count, operation::observed_rows);
+    float* const to = attention + head * length;
+    for (i64 p = first + t.rank(); p < last; p += t.size()) to[p] = 0;
+    for (i64 r = 0; r < count; r += operation::observed_rows) {
+      auto const queries = observing_rows<S>(t, map, layer, head, length, r, rows);
+      auto const keys = reached_keys::of(queries);
+      i64 const begin = first > keys.begin ? first : keys.begin, end = last < keys.begin + keys.count ? last : keys.begin + keys.count;
+      if (begin >= end) continue;  // the same on every member
+      for (i64 i = t.rank(); i < queries.rows.rows; i += t.size()) s.states[i] = states[head * all + r + i];
+      auto const add = [&]<class T>(heads_view<T const> const& k) {
+        operation::add_attention<T, typename S::attention>(
+            t, begin, end,
+            [&](i64 p) {
+              return operation::observed_key{reinterpret_cast<std::byte const*>(k.row(p, head)), p};
+            },
+            queries, s, [&](i64 p, float x) { to[p] += x; });
+      };
+      if (layer.keys.type == scalar_type::f16) add(layer.keys.template as<f16>());
+      if (layer.keys.type == scalar_type::bf16) add(layer.keys.template as<bf16>());
+      if (layer.keys.type == scalar_type::f32) add(layer.keys.template as<float>());
+    }
+  }
+};
+
 /// Pages of a prompt, one page and head after another in each of `at_once` blocks.
 template <offloading_scheme S>
 struct seal_pages_kernel {
@@ -112,6 +227,7 @@ struct seal_pages_kernel {
   sequence_step step;
   float* scratch;
   i64 each, at_once;
+  float const* attention;  // [kv_head][length], or null
 
   template <team Team>
   CELLAR_HD void operator()(Team& t, grid_place at) const {
@@ -131,7 +247,8 @@ struct seal_pages_kernel {
       t.sync();
       if (head < heads)
         operation::seal_shared(t, to, head, b, blocks, matrix_view<float const, S::head_dim>{keys, tokens},
-                               matrix_view<float const, S::head_dim>{values, tokens}, 0, stage);
+                               matrix_view<float const, S::head_dim>{values, tokens}, 0, stage,
+                               attention ? attention + head * step.length + to.position(b) : nullptr);
       else if constexpr (sizes::has_shared)
         operation::seal_shared(t, to, head, b, blocks, matrix_view<float const>{keys, tokens, columns, columns},
                                matrix_view<float const>{values, tokens, columns, columns}, 0, stage);
@@ -204,7 +321,7 @@ struct mean_value_kernel {
   }
 };
 
-/// How badly each block's summary describes it, negated.
+/// How badly each block's summary describes it, negated; or how much it was attended to.
 template <offloading_scheme S>
 struct badness_kernel {
   static constexpr int resident_blocks(int) { return 8; }  // all registers that a thread can have
@@ -214,17 +331,24 @@ struct badness_kernel {
   sequence_step step;
   float* badness;
   i64 blocks;
+  float const* attention;  // [kv_head][length], or null
 
   template <team Team>
   CELLAR_HD void operator()(Team& t, grid_place at) const {
     int const head = int(at.y);
-    float* const keys = shared_array<float>(t, i64{S::block_tokens} * S::head_dim);
-    for (i64 b = at.x; b < step.sealed; b += blocks) {
-      t.sync();
-      read_rows(t, layer.keys, head, map.sinks + b * S::block_tokens, S::block_tokens, keys);
-      t.sync();
-      float const x = typename S::outliers{}(t, matrix_view<float const, S::head_dim>{keys, S::block_tokens});
-      if (t.rank() == 0) badness[head * step.sealed + b] = -x;
+    if constexpr (attention_outlier_rule<typename S::outliers>) {
+      if (at.x == 0)
+        typename S::outliers{}.rank(t, row_view<float const>{attention + head * step.length + map.sinks, step.sealed * S::block_tokens}, S::block_tokens,
+                                    row_view<float>{badness + head * step.sealed, step.sealed});
+    } else {
+      float* const keys = shared_array<float>(t, i64{S::block_tokens} * S::head_dim);
+      for (i64 b = at.x; b < step.sealed; b += blocks) {
+        t.sync();
+        read_rows(t, layer.keys, head, map.sinks + b * S::block_tokens, S::block_tokens, keys);
+        t.sync();
+        float const x = typename S::outliers{}(t, matrix_view<float const, S::head_dim>{keys, S::block_tokens});
+        if (t.rank() == 0) badness[head * step.sealed + b] = -x;
+      }
     }
   }
 };
@@ -234,6 +358,7 @@ struct keep_outliers_kernel {
   prompt_layer<S> layer;
   sequence_step step;
   float const* badness;
+  float const* attention;  // [kv_head][length], or null
 
   template <team Team>
   CELLAR_HD void operator()(Team& t, grid_place at) const {
@@ -241,7 +366,7 @@ struct keep_outliers_kernel {
     sequence_view<S> const to{map, layer.memory, step.slot, step.pages};
     int const head = int(at.x);
     auto* const ids = reinterpret_cast<logical_block*>(to.outlier_record(head));
-    i64 const n = map.outliers < step.sealed ? map.outliers : step.sealed;
+    i64 const room = map.outliers - map.spare_outliers, n = room < step.sealed ? room : step.sealed;
     for (i64 i = n + t.rank(); i < map.outliers; i += t.size()) ids[i] = logical_block{-1};
     if (n > 0) select::top_k{n}(t, row_view<float const>{badness + head * step.sealed, step.sealed}, row_view<logical_block>{ids, n});
     for (i64 i = t.rank(); i < n * row; i += t.size()) {
@@ -249,6 +374,10 @@ struct keep_outliers_kernel {
       for (int side = 0; side < 2; ++side)
         to.outlier_rows(head, side, i / row)[i % row] =
             from_float<typename S::near_scalar>(element(side == 0 ? layer.keys : layer.values, p, head, int(i % S::head_dim)));
+    }
+    if constexpr (evicts_by<typename S::outliers>) {
+      t.sync();
+      operation::begin_eviction(t, to, head, step, attention + head * step.length);
     }
   }
 };
@@ -300,6 +429,28 @@ void train_on_host(On const& on, memory_map<S> const& device_map, prompt_layer<S
   sequence_view<S> const to{map, memory, 0, {}};
   std::vector<float> all(std::size_t(step.length * heads * D)), mine(std::size_t(step.length * D));
   serial_team t;
+  std::vector<float> queries;
+  if constexpr (query_trained<typename S::summary>) {
+    any_heads_view const& q = layer.queries;
+    queries.resize(std::size_t(q.tokens * q.heads * D));
+    i64 const at_once = step.length * heads / q.heads;  // tokens whose rows fit
+    std::size_t const width = std::size_t(q.heads) * D;
+    for (i64 first = 0; first < q.tokens; first += at_once) {
+      i64 const n = std::min(at_once, q.tokens - first), blocks = blocks_for(on, n * i64(width));
+      any_heads_view some = q;
+      some.data = static_cast<std::byte const*>(q.data) + first * q.token_stride * (q.type == scalar_type::f32 ? 4 : 2);
+      on.template launch<256>({blocks}, 0, widen_kernel{some, n, rows, blocks});
+      on.download(queries.data() + std::size_t(first) * width, rows, n * i64(width * sizeof(float)));
+    }
+  }
+  // A KV head's group, [token * group + head of the group][channel].
+  auto const queries_of = [&](int head) {
+    i64 const group = map.shape.group(), tokens = layer.queries.tokens;
+    std::vector<float> mine(std::size_t(tokens * group * D));
+    for (i64 i = 0; i < tokens * group; ++i)
+      std::copy_n(queries.data() + (i / group * layer.queries.heads + head * group + i % group) * D, D, mine.data() + i * D);
+    return mine;
+  };
   auto const teach = [&](any_heads_view const& x, auto const& train) {
     on.template launch<256>({blocks_for(on, i64(all.size()))}, 0, widen_kernel{x, step.length, rows, blocks_for(on, i64(all.size()))});
     on.download(all.data(), rows, i64(all.size() * sizeof(float)));
@@ -309,7 +460,14 @@ void train_on_host(On const& on, memory_map<S> const& device_map, prompt_layer<S
     }
     if constexpr (memory_map<S>::has_shared) train(heads, matrix_view<float const>{all.data(), step.length, i64{heads} * D, i64{heads} * D});
   };
-  teach(layer.keys, [&](int head, auto const& keys) { operation::train_keys(t, to, head, keys, aligned(scratch)); });
+  teach(layer.keys, [&]<int Columns>(int head, matrix_view<float const, Columns> const& keys) {
+    if constexpr (query_trained<typename S::summary> && Columns != dynamic) {
+      auto const asked = queries_of(head);
+      operation::train_keys(t, to, head, keys, aligned(scratch), matrix_view<float const, D>{asked.data(), i64(asked.size()) / D});
+    } else {
+      operation::train_keys(t, to, head, keys, aligned(scratch));
+    }
+  });
   if constexpr (trained<typename S::value_codec>)
     teach(layer.values, [&](int head, auto const& values) { operation::train_values(t, to, head, values, aligned(scratch)); });
   on.upload(layer.memory.state + step.slot * state_bytes, memory.state, state_bytes);
@@ -320,14 +478,26 @@ void train_on_host(On const& on, memory_map<S> const& device_map, prompt_layer<S
 /// Bytes of f32 rows that prompts are sealed from, at a time.
 inline constexpr i64 prompt_bytes = i64{64} << 20;
 
-/// Floats of seal_prompt's scratch.
+namespace detail {
+
+/// Where a prompt's attention is observed: the attention to each token of each KV head, and the softmax states of the queries, in floats.
+template <offloading_scheme S>
+i64 observed_floats(model_shape const& shape, i64 tokens, i64 observed) {
+  if constexpr (operation::observes_attention<S>)
+    return round_up(shape.kv_heads * tokens, 4) + 2 * shape.kv_heads * round_up(observed * shape.group(), operation::observed_rows);
+  return 0;
+}
+
+}  // namespace detail
+
+/// Floats of seal_prompt's scratch, for queries of `observed` tokens.
 template <offloading_scheme S, device On>
-i64 prompt_floats(On const&, model_shape const& shape, i64 tokens, scalar_type) {
+i64 prompt_floats(On const&, model_shape const& shape, i64 tokens, scalar_type, i64 observed = 0) {
   using map = memory_map<S>;
   i64 const page = operation::seal_floats<S>(shape);
   i64 const pages = std::max<i64>(1, std::min(ceil_div(tokens, map::page_tokens) * map{shape}.groups(), prompt_bytes / 4 / page));
   i64 const outliers = round_up(S::outliers::keeps_outliers ? shape.kv_heads * ceil_div(tokens, S::block_tokens) : 0, 4);
-  return pages * page + outliers + detail::learner_floats<S>(shape, tokens);
+  return pages * page + outliers + detail::learner_floats<S>(shape, tokens) + detail::observed_floats<S>(shape, tokens, observed);
 }
 
 /// Whether every element is a number of at most that magnitude; false for NaN. Waits.
@@ -356,6 +526,8 @@ template <offloading_scheme S, storage_scalar T, device On>
 void append_tokens(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> k,
                    std::type_identity_t<heads_view<T const>> v, std::byte* workspace) {
   on.template launch<128>({map.shape.kv_heads, steps.count}, 0, detail::append_kernel<S, T>{map, memory, steps.data, k, v});
+  if constexpr (evicts_by<typename S::outliers>)
+    on.template launch<128>({map.shape.kv_heads, steps.count}, 0, detail::evict_kernel<S>{map, memory, steps.data});
   if constexpr (!S::keeps_generated)
     if (!map.discards_far)
       on.template launch<128>({map.groups(), steps.count}, 0,
@@ -376,7 +548,9 @@ void seal_prompt(On const& on, memory_map<S> const& map, row_view<prompt_layer<S
   i64 const page = operation::seal_floats<S>(map.shape);
   float* const badness = scratch.data;
   float* const rows = badness + round_up(S::outliers::keeps_outliers ? heads * ceil_div(step.length, S::block_tokens) : 0, 4);
-  float* const pages = rows + detail::learner_floats<S>(map.shape, step.length);
+  float* const observed = rows + detail::learner_floats<S>(map.shape, step.length);
+  float* const pages = observed + detail::observed_floats<S>(map.shape, step.length, layers[0].queries.tokens);
+  float* const attention = operation::observes_attention<S> ? observed : nullptr;
   i64 const at_once = std::min(ceil_div(step.sealed, sizes::page_blocks) * groups, (scratch.count - (pages - scratch.data)) / page);
   for (prompt_layer<S> const& layer : layers) {
     if constexpr (detail::learns_on_host<S>)
@@ -388,12 +562,20 @@ void seal_prompt(On const& on, memory_map<S> const& map, row_view<prompt_layer<S
         else if constexpr (sizes::has_shared)
           on.template launch<128>({}, 0, detail::train_kernel<S, dynamic>{map, layer, step, head, rows, i64{heads} * D});
       }
-    if (step.sealed > 0 && !map.discards_far) on.template launch<128>({at_once}, 0, detail::seal_pages_kernel<S>{map, layer, step, pages, page, at_once});
+    if constexpr (operation::observes_attention<S>) {
+      auto* const states = reinterpret_cast<attention::softmax_state*>(observed + round_up(heads * step.length, 4));
+      i64 const batches = ceil_div(layer.queries.tokens * map.shape.group(), operation::observed_rows);
+      on.template launch<128>({batches, heads}, detail::observe_bytes<S>, detail::observe_states_kernel<S>{map, layer, step.length, states});
+      on.template launch<128>({ceil_div(step.length, operation::observed_keys), heads}, detail::observe_bytes<S>,
+                              detail::add_attention_kernel<S>{map, layer, step.length, states, attention});
+    }
+    if (step.sealed > 0 && !map.discards_far)
+      on.template launch<128>({at_once}, 0, detail::seal_pages_kernel<S>{map, layer, step, pages, page, at_once, attention});
     if constexpr (S::remainder::estimates) on.template launch<128>({heads}, 0, detail::mean_value_kernel<S>{map, layer, step});
     if constexpr (S::outliers::keeps_outliers) {
       i64 const blocks = std::min<i64>(step.sealed, 4096);
-      on.template launch<32>({blocks, heads}, i64{S::block_tokens} * D * 4, detail::badness_kernel<S>{map, layer, step, badness, blocks});
-      on.template launch<256>({heads}, round_up(select::top_k::shared_bytes, 16) + 64, detail::keep_outliers_kernel<S>{map, layer, step, badness});
+      on.template launch<32>({blocks, heads}, i64{S::block_tokens} * D * 4, detail::badness_kernel<S>{map, layer, step, badness, blocks, attention});
+      on.template launch<256>({heads}, round_up(select::top_k::shared_bytes, 16) + 64, detail::keep_outliers_kernel<S>{map, layer, step, badness, attention});
     }
     on.template launch<128>({heads}, 0, detail::near_of_prompt_kernel<S>{map, layer, step});
   }

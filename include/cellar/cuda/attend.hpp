@@ -531,4 +531,39 @@ void attend_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
     run(std::integral_constant<int, 8>{});
 }
 
+namespace detail {
+
+template <offloading_scheme S, class T>
+struct observe_step_kernel : step_memory<S> {
+  heads_view<T const> q;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    sequence_step const& step = this->steps[at.y];
+    int const head = int(at.x), group = this->map.shape.group();
+    auto* const rows = reinterpret_cast<float*>(this->region_of(this->item(at.y, head)));
+    i64 const count = step.new_tokens * group;
+    for (i64 i = t.rank(); i < count * S::head_dim; i += t.size())
+      rows[i] = query_of(q, step, head, group, i / S::head_dim, int(i % S::head_dim)) * this->map.shape.scale();
+    t.sync();
+    operation::observe_step(t, this->view(step), head, step, matrix_view<float const, S::head_dim>{rows, count}, group,
+                            shared_array<std::byte>(t, operation::observation::bytes));
+  }
+};
+
+}  // namespace detail
+
+/// What a step attends to of what is near, for schemes that evict what is attended to least. After attend_blocks, or instead of it.
+///
+/// Shapes    q [step tokens, query_heads, head_dim]
+/// Requires  workspace of step_workspace_bytes
+/// Effects   writes the sums that append counts
+template <offloading_scheme S, storage_scalar T, device On>
+  requires evicts_by<typename S::outliers>
+void observe_attention(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
+                       operation::decode_workspace<S> const& sizes, std::byte* workspace) {
+  detail::step_memory<S> const common{map, memory, steps.data, sizes, workspace, detail::attend_region(sizes)};
+  on.template launch<128>({map.shape.kv_heads, steps.count}, round_up(operation::observation::bytes, 16) + 16, detail::observe_step_kernel<S, T>{common, q});
+}
+
 }  // namespace cellar::cuda

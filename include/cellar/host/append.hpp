@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cellar/host/executor.hpp"
+#include "cellar/operation/evict.hpp"
 #include "cellar/operation/seal.hpp"
 #include "cellar/operation/workspace.hpp"
 #include "cellar/select/top_k.hpp"
@@ -42,8 +43,8 @@ i64 step_workspace_bytes(executor const& on, model_shape const& shape, limits co
   return operation::workspace_bytes<S>(shape, l, b, on.workers());
 }
 template <offloading_scheme S>
-i64 prompt_floats(executor const& on, model_shape const& shape, i64 tokens, scalar_type type) {
-  return on.workers() * operation::prompt_scratch_floats<S>(shape, tokens, type);
+i64 prompt_floats(executor const& on, model_shape const& shape, i64 tokens, scalar_type type, i64 observed = 0) {
+  return on.workers() * operation::prompt_scratch_floats<S>(shape, tokens, type, observed);
 }
 
 /// Whether every element is a number of at most that magnitude; false for NaN.
@@ -77,11 +78,11 @@ namespace detail {
 /// Errors    those of the tier; the blocks may then be sealed again
 template <offloading_scheme S, int Columns>
 void seal_blocks(serial_team t, sequence_view<S> const& to, int head, i64 first, i64 blocks, matrix_view<float const, Columns> keys,
-                 matrix_view<float const, Columns> values, i64 kept, std::byte* record) {
+                 matrix_view<float const, Columns> values, i64 kept, std::byte* record, float const* attention = nullptr) {
   if constexpr (S::tier::is_directly_readable) {
-    operation::seal(t, to, head, first, blocks, keys, values, kept);
+    operation::seal(t, to, head, first, blocks, keys, values, kept, attention);
   } else {
-    operation::summarize(t, to, head, first, blocks, keys);
+    operation::summarize(t, to, head, first, blocks, keys, attention);
     auto const geometry = to.map.geometry();
     i64 const bytes = head < geometry.heads ? geometry.slice_bytes() : geometry.shared_bytes();
     for (i64 b = 0; b < blocks && bytes > 0; ++b) {
@@ -118,19 +119,53 @@ inline void read_rows(vector_kernels const* kernels, any_heads_view const& from,
   });
 }
 
-/// Chooses a prompt's outliers of one KV head, those of the lowest value by the scheme's rule, ties by lowest id, and has keep(block, i) store each.
+/// The attention of a prompt's last queries to each of its tokens, for one KV head.
 ///
-/// Requires  scratch: sealed floats and a block's rows
+/// Shapes   to [length]; queries of `layer` [observed, query_heads, head_dim], keys [length, kv_heads, head_dim]
+/// Requires scratch: observed_rows * head_dim floats, and observation::bytes, 16-byte aligned
+template <offloading_scheme S>
+void observe_prompt(vector_kernels const* kernels, model_shape const& shape, prompt_layer<S> const& layer, int head, i64 length, float* to, float* scratch) {
+  constexpr int D = S::head_dim;
+  int const group = shape.group();
+  serial_team t(nullptr, 0, kernels);
+  auto const s = operation::observation::at(reinterpret_cast<std::byte*>(scratch + operation::observed_rows * D));
+  constexpr i64 reach = operation::observed_reach<S>();
+  std::fill_n(to, length, 0.0f);
+  layer.keys.visit([&]<class T>(heads_view<T const> const& keys) {
+    for (i64 r = 0; r < layer.queries.tokens * group; r += operation::observed_rows) {
+      i64 const rows = std::min(operation::observed_rows, layer.queries.tokens * group - r);
+      for (i64 i = 0; i < rows; ++i) {
+        int const q_head = head * group + int((r + i) % group);
+        read_rows(kernels, layer.queries, (r + i) / group, (r + i) / group + 1, q_head, q_head + 1, scratch + i * D);
+        for (int c = 0; c < D; ++c) scratch[i * D + c] *= shape.scale();
+      }
+      operation::observing_queries<D> const queries{{scratch, rows}, r, group, length - layer.queries.tokens, reach};
+      i64 const begin = std::max<i64>(0, queries.position(0) - (reach - 1)), end = queries.position(rows - 1) + 1;
+      auto const key_at = [&](i64 i) { return operation::observed_key{reinterpret_cast<std::byte const*>(keys.row(begin + i, head)), begin + i}; };
+      operation::observe_states<T, typename S::attention>(t, end - begin, key_at, queries, s);
+      operation::add_attention<T, typename S::attention>(t, 0, end - begin, key_at, queries, s, [&](i64 i, float x) { to[begin + i] += x; });
+    }
+  });
+}
+
+/// Chooses a prompt's outliers of one KV head, those of the lowest value by the scheme's rule or of the highest by attention, ties by lowest id, and has
+/// keep(block, i) store each.
+///
+/// Requires  scratch: sealed floats and a block's rows; attention, where the rule ranks by it, of the far tokens
 template <offloading_scheme S, class Keys, class Keep>
-void keep_outliers(vector_kernels const* kernels, sequence_view<S> const& to, int head, i64 sealed, Keys const& keys_of, float* scratch, Keep const& keep) {
-  i64 const n = std::min(to.map.outliers, sealed);
+void keep_outliers(vector_kernels const* kernels, sequence_view<S> const& to, int head, i64 sealed, Keys const& keys_of,
+                   [[maybe_unused]] float const* attention, float* scratch, Keep const& keep) {
+  i64 const n = std::min(to.map.outliers - to.map.spare_outliers, sealed);
   auto* const ids = reinterpret_cast<logical_block*>(to.outlier_record(head));
   std::fill_n(ids, to.map.outliers, logical_block{-1});
   if (n == 0) return;
-  float* const badness = scratch + i64{S::block_tokens} * S::head_dim;
+  float* const badness = scratch + i64{S::block_tokens} * S::head_dim;  // the higher, the sooner a block stays
   std::byte shared[select::top_k::shared_bytes];
   serial_team t(shared, sizeof shared, kernels);
-  for (i64 b = 0; b < sealed; ++b) badness[b] = -typename S::outliers{}(t, keys_of(b, scratch));
+  if constexpr (attention_outlier_rule<typename S::outliers>)
+    typename S::outliers{}.rank(t, row_view<float const>{attention, sealed * S::block_tokens}, S::block_tokens, row_view<float>{badness, sealed});
+  else
+    for (i64 b = 0; b < sealed; ++b) badness[b] = -typename S::outliers{}(t, keys_of(b, scratch));
   select::top_k{n}(t, row_view<float const>{badness, sealed}, row_view<logical_block>{ids, n});
   for (i64 i = 0; i < n; ++i) keep(number(ids[i]), i);
 }
@@ -167,6 +202,7 @@ void append_tokens(executor const& on, memory_map<S> const& map, layer_memory<S>
           narrow<near_scalar>(t, row, S::head_dim, reinterpret_cast<std::byte*>(to.near_row(head, side, position)));
         }
       }
+    if constexpr (evicts_by<typename S::outliers>) operation::evict(t, to, head, step);
     i64 const columns = head < heads ? i64{S::head_dim} : i64{heads} * S::head_dim;
     auto* const keys = reinterpret_cast<float*>(workspace + worker * workspace_bytes);
     float* const values = keys + memory_map<S>::page_tokens * columns;
@@ -190,7 +226,7 @@ void append_tokens(executor const& on, memory_map<S> const& map, layer_memory<S>
 ///
 /// Blocks are coded from the rows as given; blocks that seal while decoding (append_tokens) from near memory, that is, rounded to near_scalar.
 ///
-/// Shapes      scratch [workers, prompt_scratch_floats<S>(shape, length, the scalar of keys and values)]
+/// Shapes      scratch [workers, prompt_scratch_floats<S>(shape, length, the scalar of keys and values, tokens of queries)]
 /// Requires    step: slot, pages, sealed and length; finite rows
 /// Effects     writes near memory, state, tiles and far planes of that sequence; layers and KV heads run in parallel; allocates nothing
 /// Errors      precondition_error, before anything is written; those of a tier that is not read in place, and of policies that learn
@@ -202,7 +238,7 @@ void seal_prompt(executor const& on, memory_map<S> const& map, row_view<prompt_l
   expects(layers.count > 0, "seal_prompt: there are no layers");
   scalar_type const type = layers[0].keys.type;
   int const heads = map.shape.kv_heads, groups = map.groups();
-  i64 const each = operation::prompt_scratch_floats<S>(map.shape, step.length, type), far_begin = map.sinks,
+  i64 const observed = layers[0].queries.tokens, each = operation::prompt_scratch_floats<S>(map.shape, step.length, type, observed), far_begin = map.sinks,
             far_end = map.sinks + step.sealed * S::block_tokens;
   expects(scratch.count >= on.workers() * each, "seal_prompt: scratch is smaller than prompt_scratch_floats for each worker");
   expects(step.sealed >= 0 && (map.discards_far || step.sealed <= step.pages.count * sizes::page_blocks) && (step.sealed == 0 || far_end <= step.length),
@@ -212,6 +248,10 @@ void seal_prompt(executor const& on, memory_map<S> const& map, row_view<prompt_l
     expects(layer.keys.type == type && layer.values.type == type, "seal_prompt: keys and values of all layers must have one scalar type");
     expects(is_rows_of(layer.keys, heads, D) && is_rows_of(layer.values, heads, D) && layer.keys.tokens >= step.length && layer.values.tokens >= step.length,
             "seal_prompt: keys and values must be [length, kv_heads, head_dim]");
+    if constexpr (observes_queries<S>)
+      expects(
+          is_rows_of(layer.queries, map.shape.query_heads, D) && layer.queries.tokens == observed && observed <= step.length,
+          "seal_prompt: the scheme learns from a prompt's queries: they must be [observed, query_heads, head_dim], of its last tokens, in all layers alike");
   }
   on.for_each(layers.count * groups, [&](i64 item, int worker) {
     prompt_layer<S> const& layer = layers[item / groups];
@@ -220,6 +260,24 @@ void seal_prompt(executor const& on, memory_map<S> const& map, row_view<prompt_l
     float* const mine = scratch.data + worker * each;
     i64 const bytes = map.train_scratch() + (S::tier::is_directly_readable ? 0 : map.geometry().block_bytes());
     auto* const aligned = reinterpret_cast<std::byte*>(round_up(reinterpret_cast<i64>(mine + each) - bytes - 15, 16));
+    // What the prompt's queries take lies before that.
+    [[maybe_unused]] i64 const observation = round_up(operation::observation_floats<S>(map.shape, step.length, observed), 16);
+    [[maybe_unused]] auto* const observing =
+        reinterpret_cast<float*>(round_up(reinterpret_cast<i64>(mine + each) - (bytes > 0 ? bytes + 64 : 0) - observation * i64(sizeof(float)), 16));
+    float const* attention = nullptr;  // to each of the prompt's tokens
+    matrix_view<float const, D> queries{};
+    if constexpr (operation::observes_attention<S>)
+      if (head < heads) {
+        detail::observe_prompt(on.kernels(), map.shape, layer, head, step.length, observing, observing + round_up(step.length, 16));
+        attention = observing;
+      }
+    if constexpr (query_trained<typename S::summary>)
+      if (head < heads) {
+        int const group = map.shape.group();
+        float* const to = observing + observation - round_up(observed * group * D, 16);
+        detail::read_rows(on.kernels(), layer.queries, 0, observed, head * group, (head + 1) * group, to);
+        queries = {to, observed * group};
+      }
     auto const seal = [&]<int Columns>(std::integral_constant<int, Columns>) {
       using rows_view = matrix_view<float const, Columns>;
       int const first_head = Columns == dynamic ? 0 : head, last_head = Columns == dynamic ? heads : head + 1;
@@ -234,13 +292,18 @@ void seal_prompt(executor const& on, memory_map<S> const& map, row_view<prompt_l
       constexpr bool learns_keys = (trained<typename S::summary> && operation::is_served<typename S::summary, Columns>) ||
                                    (trained<typename S::key_codec> && operation::is_served<typename S::key_codec, Columns>);
       serial_team t(nullptr, 0, on.kernels());
-      if constexpr (learns_keys) operation::train_keys(t, to, head, rows(layer.keys, 0, step.length, 0), aligned);
+      if constexpr (learns_keys) {
+        if constexpr (Columns != dynamic)
+          operation::train_keys(t, to, head, rows(layer.keys, 0, step.length, 0), aligned, queries);
+        else
+          operation::train_keys(t, to, head, rows(layer.keys, 0, step.length, 0), aligned);
+      }
       if constexpr (trained<typename S::value_codec> && operation::is_served<typename S::value_codec, Columns>)
         operation::train_values(t, to, head, rows(layer.values, 0, step.length, 0), aligned);
       for (i64 b = 0; b < step.sealed && !map.discards_far; b += sizes::page_blocks) {
         i64 const blocks = std::min<i64>(step.sealed - b, sizes::page_blocks), first = to.position(b), last = to.position(b + blocks);
         auto const k = rows(layer.keys, first, last, 0), v = rows(layer.values, first, last, sizes::page_tokens * columns);
-        detail::seal_blocks(t, to, head, b, blocks, k, v, 0, aligned + map.train_scratch());
+        detail::seal_blocks(t, to, head, b, blocks, k, v, 0, aligned + map.train_scratch(), attention ? attention + first : nullptr);
       }
     };
     if (head == heads) {
@@ -267,10 +330,11 @@ void seal_prompt(executor const& on, memory_map<S> const& map, row_view<prompt_l
         detail::read_rows(on.kernels(), layer.keys, to.position(b), to.position(b) + S::block_tokens, head, head + 1, room);
         return matrix_view<float const, D>{room, S::block_tokens};
       };
-      detail::keep_outliers(on.kernels(), to, head, step.sealed, keys_of, mine, [&](i64 b, i64 o) {
+      detail::keep_outliers(on.kernels(), to, head, step.sealed, keys_of, attention ? attention + far_begin : nullptr, mine, [&](i64 b, i64 o) {
         for (i64 i = 0; i < S::block_tokens; ++i)
           for (int side = 0; side < 2; ++side) store_near(side, to.position(b) + i, to.outlier_rows(head, side, o) + i * D);
       });
+      if constexpr (evicts_by<typename S::outliers>) operation::begin_eviction(serial_team(nullptr, 0, on.kernels()), to, head, step, attention);
     }
     for (i64 p = 0; p < step.length; ++p) {
       if (p >= far_begin && p < far_end) continue;

@@ -283,4 +283,25 @@ void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
   });
 }
 
+/// What a step attends to of what is near, for schemes that evict what is attended to least. After attend_blocks, or instead of it.
+///
+/// Shapes      q [step tokens, query_heads, head_dim]
+/// Requires    workspace of sizes.bytes(workers), 64-byte aligned
+/// Effects     writes the sums that append counts; allocates nothing
+template <offloading_scheme S, storage_scalar T>
+  requires evicts_by<typename S::outliers>
+void observe_attention(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
+                       operation::decode_workspace<S> const& sizes, std::byte* workspace) {
+  int const heads = map.shape.kv_heads, group = map.shape.group();
+  detail::check_queries(map, steps, q, sizes);
+  on.for_each(steps.count * heads, [&](i64 item, int worker) {
+    sequence_step const& step = steps[item / heads];
+    std::byte* const mine = workspace + worker * sizes.worker_bytes();
+    int const head = int(item % heads);
+    auto const queries = detail::gather_queries<S::head_dim>(q, step, head, group, map.shape.scale(), reinterpret_cast<float*>(mine));
+    serial_team t(nullptr, 0, on.kernels());
+    operation::observe_step(t, sequence_view<S>{map, memory, step.slot, step.pages}, head, step, queries, group, mine + sizes.io_bytes());
+  });
+}
+
 }  // namespace cellar::host

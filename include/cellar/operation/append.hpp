@@ -49,12 +49,12 @@ i64 stage_bytes(model_shape const& shape, i64 blocks) {
 /// Requires  as seal; stage: stage_bytes of memory near the processor. Effects: ends with a barrier
 template <team Team, offloading_scheme S, int Columns>
 CELLAR_HD void seal_shared(Team& t, sequence_view<S> const& to, int head, i64 first, i64 blocks, matrix_view<float const, Columns> keys,
-                           matrix_view<float const, Columns> values, i64 kept, std::byte* stage) {
+                           matrix_view<float const, Columns> values, i64 kept, std::byte* stage, float const* attention = nullptr) {
   using key_codec = typename S::key_codec;
   using value_codec = typename S::value_codec;
   constexpr i64 B = S::block_tokens, key_group = key_codec::token_group, value_group = value_codec::token_group;
   constexpr bool codes_keys = is_served<key_codec, Columns>, codes_values = is_served<value_codec, Columns>, is_shared = Columns == dynamic;
-  summarize(t, to, head, first, blocks, keys);
+  summarize(t, to, head, first, blocks, keys, attention);
   if constexpr (!codes_keys && !codes_values) return t.sync();
   int const stored_head = is_shared ? 0 : head;
   bool const is_staged = S::layout::is_run_contiguous && kept == 0;

@@ -27,6 +27,7 @@ struct memory_map {
   i64 tail_rows = 0;          ///< Tokens that the ring holds.
   i64 outliers = 0;           ///< Blocks of a KV head, at most.
   bool discards_far = false;  ///< What leaves the window is lost: for selections that never read it. Blocks are counted, and there are no pages.
+  i64 spare_outliers = 0;     ///< Of these, room for blocks that leave the window in a step, until others are evicted in the next.
 
   /// A policy that knows how many heads there are, for its sizes.
   template <class Policy>
@@ -61,10 +62,16 @@ struct memory_map {
   /// Exact keys and values of a sequence in a layer: [kv_head][key or value][row][channel].
   CELLAR_HD i64 near_sequence() const { return shape.kv_heads * 2 * near_rows() * head_dim * i64(sizeof(typename S::near_scalar)); }
   CELLAR_HD i64 near_rows() const { return sinks + tail_rows; }
-  /// Outlier blocks of a sequence in a layer: [kv_head]{ids, ascending, the rest -1; [key or value][block][token][channel], exact}.
+  /// Outlier blocks of a sequence in a layer: [kv_head]{ids, ascending unless the rule evicts, the rest -1; kept_attention; [key or
+  /// value][block][token][channel], exact}.
   CELLAR_HD i64 outlier_sequence() const { return shape.kv_heads * outlier_head(); }
-  CELLAR_HD i64 outlier_head() const { return outlier_ids() + 2 * outliers * block_tokens * head_dim * i64(sizeof(typename S::near_scalar)); }
+  CELLAR_HD i64 outlier_head() const {
+    return outlier_ids() + outlier_attention() + 2 * outliers * block_tokens * head_dim * i64(sizeof(typename S::near_scalar));
+  }
   CELLAR_HD i64 outlier_ids() const { return round_up(outliers * i64(sizeof(logical_block)), 16); }
+  CELLAR_HD i64 outlier_attention() const {
+    return evicts_by<typename S::outliers> && outliers > 0 ? 16 + round_up(((1 + block_tokens) * outliers + 2 * near_rows()) * i64(sizeof(float)), 16) : 0;
+  }
   /// What policies learnt, of a sequence in a layer: [kv_head]{summary, key codec, value codec, mean value}, then those of all heads.
   CELLAR_HD i64 state_sequence() const { return shape.kv_heads * states(false) + states(true); }
   CELLAR_HD i64 states(bool shared) const {
@@ -107,11 +114,22 @@ struct layer_memory {
   int layer = 0;                     ///< For the tier.
 };
 
-/// A prompt's exact keys and values of one layer, [length, kv_heads, head_dim] as attended, and where they go.
+/// A prompt's exact keys and values of one layer, [length, kv_heads, head_dim] as attended, where they go, and the queries of its last tokens, [observed,
+/// query_heads, head_dim], where the scheme learns from them.
 template <offloading_scheme S>
 struct prompt_layer {
   layer_memory<S> memory;
-  any_heads_view keys, values;
+  any_heads_view keys, values, queries = {};
+};
+
+/// The attention that what is near has had, where the least attended is evicted: sums over the steps before, and those of the step that was attended last,
+/// which count once a step follows on the length that it ended at.
+struct kept_attention {
+  i64* length = nullptr;          ///< The length that the pending sums are of; -1: they are counted.
+  float* kept = nullptr;          ///< [outliers] of blocks.
+  float* near = nullptr;          ///< [near_rows] of tokens, in the places of their rows.
+  float* pending_kept = nullptr;  ///< Of the last step, [outliers, block_tokens].
+  float* pending_near = nullptr;  ///< Of the last step, as `near`.
 };
 
 /// One sequence of a step, as every layer sees it.
@@ -188,22 +206,34 @@ struct sequence_view {
   }
   /// The exact key (0) or value (1) of a position that is near.
   CELLAR_HD typename S::near_scalar* near_row(int head, int key_or_value, i64 position) const {
-    i64 const row = position < map.sinks ? position : map.sinks + (position - map.sinks) % map.tail_rows;
     auto* const base = reinterpret_cast<typename S::near_scalar*>(memory.near + slot * map.near_sequence());
-    return base + ((i64(head) * 2 + key_or_value) * map.near_rows() + row) * map_type::head_dim;
+    return base + ((i64(head) * 2 + key_or_value) * map.near_rows() + near_index(position)) * map_type::head_dim;
   }
-  /// The outlier blocks of a KV head, ascending.
+  CELLAR_HD i64 near_index(i64 position) const { return position < map.sinks ? position : map.sinks + (position - map.sinks) % map.tail_rows; }
+  /// The outlier blocks of a KV head, ascending unless the rule evicts.
   CELLAR_HD row_view<logical_block> outliers(int head) const {
     if constexpr (!S::outliers::keeps_outliers) return {};
     auto* const ids = reinterpret_cast<logical_block*>(outlier_record(head));
-    i64 n = 0;
-    while (n < map.outliers && number(ids[n]) >= 0) ++n;
+    i64 n = 0, end = map.outliers;  // ids come first
+    while (n < end) {
+      i64 const middle = n + (end - n) / 2;
+      if (number(ids[middle]) >= 0)
+        n = middle + 1;
+      else
+        end = middle;
+    }
     return {ids, n};
   }
   /// The exact keys (0) or values (1) of the i-th outlier, [block_tokens, head_dim].
   CELLAR_HD typename S::near_scalar* outlier_rows(int head, int key_or_value, i64 i) const {
-    auto* const rows = reinterpret_cast<typename S::near_scalar*>(outlier_record(head) + map.outlier_ids());
+    auto* const rows = reinterpret_cast<typename S::near_scalar*>(outlier_record(head) + map.outlier_ids() + map.outlier_attention());
     return rows + (key_or_value * map.outliers + i) * map_type::block_tokens * map_type::head_dim;
+  }
+  CELLAR_HD cellar::kept_attention attention_of(int head) const {
+    std::byte* const at = outlier_record(head) + map.outlier_ids();
+    auto* const sums = reinterpret_cast<float*>(at + 16);
+    float* const pending = sums + map.outliers + map.near_rows();
+    return {reinterpret_cast<i64*>(at), sums, sums + map.outliers, pending, pending + map.outliers * map_type::block_tokens};
   }
   CELLAR_HD std::byte* outlier_record(int head) const { return memory.outliers + slot * map.outlier_sequence() + head * map.outlier_head(); }
 

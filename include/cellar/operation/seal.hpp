@@ -11,18 +11,23 @@ inline constexpr bool is_served = (scope_of<Policy> == scope::all_heads) == (Col
 
 /// Builds the summaries of consecutive blocks.
 ///
-/// Shapes      keys [blocks * block_tokens, columns], of the blocks first, first + 1, ...
+/// Shapes      keys [blocks * block_tokens, columns], of the blocks first, first + 1, ...; attention, of an observing summary, [blocks * block_tokens]
 /// Requires    pages hold the blocks; the summary is trained
 /// Effects     writes their lanes of the tiles only; a body over a team
 template <team Team, offloading_scheme S, int Columns>
-CELLAR_HD void summarize(Team& t, sequence_view<S> const& to, int head, i64 first, i64 blocks, matrix_view<float const, Columns> keys) {
+CELLAR_HD void summarize(Team& t, sequence_view<S> const& to, int head, i64 first, i64 blocks, matrix_view<float const, Columns> keys,
+                         [[maybe_unused]] float const* attention = nullptr) {
   using map = memory_map<S>;
   if constexpr (is_served<typename S::summary, Columns>)
     for (i64 b = 0; b < blocks;) {  // by tile: lanes of one tile are built in one run
       i64 const lane = (first + b) % map::tile_blocks;
       i64 const run = blocks - b < map::tile_blocks - lane ? blocks - b : map::tile_blocks - lane;
       matrix_view<float const, Columns> const rows{keys.row(b * map::block_tokens), run * map::block_tokens, keys.stride, keys.dynamic_columns};
-      to.summary(head, to.position(first + b)).build(t, rows, run, to.tile(first + b, head), int(lane));
+      auto const summary = to.summary(head, to.position(first + b));
+      if constexpr (observing_summary<typename S::summary, S::head_dim>)
+        summary.build(t, rows, row_view<float const>{attention + b * map::block_tokens, rows.rows}, run, to.tile(first + b, head), int(lane));
+      else
+        summary.build(t, rows, run, to.tile(first + b, head), int(lane));
       b += run;
     }
 }
@@ -55,9 +60,9 @@ CELLAR_HD void encode_block(Team& t, sequence_view<S> const& to, int head, i64 b
 /// Complexity  one reading of the rows, one writing of their codes
 template <team Team, offloading_scheme S, int Columns>
 CELLAR_HD void seal(Team& t, sequence_view<S> const& to, int head, i64 first, i64 blocks, matrix_view<float const, Columns> keys,
-                    matrix_view<float const, Columns> values, i64 kept = 0) {
+                    matrix_view<float const, Columns> values, i64 kept = 0, float const* attention = nullptr) {
   using map = memory_map<S>;
-  summarize(t, to, head, first, blocks, keys);
+  summarize(t, to, head, first, blocks, keys, attention);
   for (i64 b = 0; b < blocks; ++b) {
     i64 const row = b * map::block_tokens;
     encode_block(t, to, head, first + b, matrix_view<float const, Columns>{keys.row(row), map::block_tokens, keys.stride, keys.dynamic_columns},
@@ -71,20 +76,26 @@ namespace detail {
 
 CELLAR_CALLS_HOST
 template <int Columns, team Team, class Policy>
-CELLAR_HD void train(Team& t, Policy policy, matrix_view<float const, Columns> rows, std::byte* state, [[maybe_unused]] std::byte* scratch) {
+CELLAR_HD void train(Team& t, Policy policy, matrix_view<float const, Columns> rows, std::byte* state, [[maybe_unused]] std::byte* scratch,
+                     [[maybe_unused]] matrix_view<float const, Columns> queries = {}) {
   if constexpr (trains_in_scratch<Policy>) policy = policy.with_scratch(scratch);
-  if constexpr (trained<Policy> && is_served<Policy, Columns>) policy.train(t, rows, 0, state);
+  if constexpr (query_trained<Policy>) {
+    if constexpr (Columns != dynamic) policy.train_with(t, rows, queries, state);
+  } else if constexpr (trained<Policy> && is_served<Policy, Columns>) {
+    policy.train(t, rows, 0, state);
+  }
   t.sync();
 }
 
 }  // namespace detail
 
-/// Teaches the policies that learn from keys, by a prompt's keys as attended.
+/// Teaches the policies that learn from keys, by a prompt's keys as attended, and by its queries where a policy learns from them.
 ///
 /// Requires  scratch of memory_map::train_scratch bytes
 template <team Team, offloading_scheme S, int Columns>
-CELLAR_HD void train_keys(Team& t, sequence_view<S> const& to, int head, matrix_view<float const, Columns> keys, std::byte* scratch) {
-  detail::train(t, to.summary(head, 0), keys, to.summary_state(head), scratch);
+CELLAR_HD void train_keys(Team& t, sequence_view<S> const& to, int head, matrix_view<float const, Columns> keys, std::byte* scratch,
+                          matrix_view<float const, Columns> queries = {}) {
+  detail::train(t, to.summary(head, 0), keys, to.summary_state(head), scratch, queries);
   if constexpr (learns_the_same<typename S::summary, typename S::key_codec> && is_served<typename S::key_codec, Columns>) {
     std::byte const* const learnt = to.summary_state(head);
     std::byte* const copy = to.key_state(head);

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "cellar/operation/attend.hpp"
+#include "cellar/operation/observe.hpp"
 #include "cellar/operation/score.hpp"
 
 namespace cellar::inline CELLAR_ABI::operation {
@@ -19,7 +20,10 @@ struct decode_workspace {
   CELLAR_HD score_workspace<S> score() const { return {rows, S::select::reads_scores ? blocks : 0, heads}; }
   CELLAR_HD attend_workspace<S> attend() const { return {rows}; }
   CELLAR_HD i64 io_bytes() const { return 2 * round_up(rows * S::head_dim * i64(sizeof(float)), 16); }
-  i64 worker_bytes() const { return round_up(io_bytes() + std::max(score().bytes() + select_bytes, attend().bytes() + run_bytes), 64); }
+  static constexpr i64 observation_bytes = evicts_by<typename S::outliers> ? round_up(observation::bytes, 16) : 0;
+  i64 worker_bytes() const {
+    return round_up(io_bytes() + std::max(std::max(score().bytes() + select_bytes, attend().bytes() + run_bytes), observation_bytes), 64);
+  }
   /// Where there are fewer (sequence, KV head) pairs than workers, they share the parts of each attention, which lie behind the workers' own scratch: a total
   /// for each pair, and the parts of a wave, some for each worker. Steps of many query tokens are not shared out.
   i64 shared_rows() const { return std::min<i64>(rows, 32); }
@@ -38,10 +42,24 @@ i64 append_workspace_bytes(model_shape const& shape) {
   return round_up(rows + (S::tier::is_directly_readable ? 0 : map{shape}.geometry().block_bytes()), 64);
 }
 
-/// Scratch of seal_prompt for one worker, in f32: the rows of a page, and of the whole prompt where a policy learns, unless they can be read in place
-/// (f32 of one head); what learning needs; and a block's planes where far memory is not written in place.
+/// Whether a prompt's attention is observed, for outliers or summaries.
 template <offloading_scheme S>
-i64 prompt_scratch_floats(model_shape const& shape, i64 tokens, scalar_type type) {
+inline constexpr bool observes_attention = attention_outlier_rule<typename S::outliers> || observing_summary<typename S::summary, S::head_dim>;
+
+/// Scratch for what a prompt's last `observed` tokens asked, for one KV head, in f32: the attention to each token and what finding it takes, and all queries
+/// where a policy learns from them.
+template <offloading_scheme S>
+i64 observation_floats(model_shape const& shape, i64 tokens, i64 observed) {
+  i64 floats = 0;
+  if constexpr (observes_attention<S>) floats += round_up(tokens, 16) + observed_rows * S::head_dim + ceil_div(observation::bytes, 4) + 16;
+  if constexpr (query_trained<typename S::summary>) floats += round_up(observed * shape.group() * S::head_dim, 16);
+  return floats;
+}
+
+/// Scratch of seal_prompt for one worker, in f32: the rows of a page, and of the whole prompt where a policy learns, unless they can be read in place
+/// (f32 of one head); what learning needs; a block's planes where far memory is not written in place; and what the queries of `observed` tokens take.
+template <offloading_scheme S>
+i64 prompt_scratch_floats(model_shape const& shape, i64 tokens, scalar_type type, i64 observed = 0) {
   using map = memory_map<S>;
   map const sizes{shape};
   constexpr bool learns = trained<typename S::summary> || trained<typename S::key_codec> || trained<typename S::value_codec>;
@@ -49,7 +67,8 @@ i64 prompt_scratch_floats(model_shape const& shape, i64 tokens, scalar_type type
   i64 const rows = (2 * map::page_tokens + (learns ? tokens : 0)) * columns;
   i64 const bytes = sizes.train_scratch() + (S::tier::is_directly_readable ? 0 : sizes.geometry().block_bytes());
   i64 const outliers = S::outliers::keeps_outliers ? tokens / S::block_tokens + i64{S::block_tokens} * S::head_dim : 0;
-  return round_up(std::max(rows, outliers), 16) + ceil_div(bytes, i64(sizeof(float))) + (bytes > 0 ? 16 : 0);
+  return round_up(std::max(rows, outliers), 16) + round_up(observation_floats<S>(shape, tokens, observed), 16) + ceil_div(bytes, i64(sizeof(float))) +
+         (bytes > 0 ? 16 : 0);
 }
 
 /// Blocks that a step selects for a prompt of that length, at least one unless nothing may be selected.
@@ -64,6 +83,12 @@ constexpr i64 budget_blocks(budget const& b, i64 prompt_tokens) {
 template <offloading_scheme S>
 constexpr i64 sealable_blocks(budget const& b, i64 length, i64 new_tokens) {
   return std::max<i64>(0, length - std::max(b.window, new_tokens) - b.sinks) / S::block_tokens;
+}
+
+/// Room for outliers that leave the window in a step, where others are evicted for them: a step that is longer than the window leaves more for the next.
+template <offloading_scheme S>
+constexpr i64 spare_outliers(limits const& l, budget const& b) {
+  return evicts_by<typename S::outliers> && b.outliers > 0 ? ceil_div(2 * std::min(l.step_tokens, l.tokens), S::block_tokens) + 1 : 0;
 }
 
 /// Rows of the ring of near tokens (memory_map::tail_rows): what may lie between the sealed blocks and the end of a sequence. limits::generated_tokens of 0

@@ -92,8 +92,20 @@ struct checked_scheme {
                 "cellar: a remainder is weighed by scores: it needs a selection that reads those of every query head, anew in every layer and step");
   static_assert(!S::remainder::estimates || !hides_far_keys<typename S::attention>(),
                 "cellar: the mean value of a remainder is of all far tokens: it needs an attention without a window");
+  static_assert(!observing_summary<typename S::summary, head_dim> || S::keeps_generated,
+                "cellar: the summary is built from the attention of a prompt's queries, so generated tokens have none: the scheme must keep them near "
+                "(keeps_generated)");
+  static_assert(!evicts_by<typename S::outliers> || (requires { requires S::select::is_nothing; } && !S::keeps_generated),
+                "cellar: a rule that evicts while decoding needs a scheme that keeps nothing far and lets generated tokens leave the window: select::none, "
+                "keeps_generated = false");
   static constexpr bool value = true;
 };
 
 }  // namespace detail
+
+/// Whether finish_prompt needs a prompt's queries.
+template <class S>
+inline constexpr bool observes_queries =
+    attention_outlier_rule<typename S::outliers> || observing_summary<typename S::summary, S::head_dim> || query_trained<typename S::summary>;
+
 }  // namespace cellar

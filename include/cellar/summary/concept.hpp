@@ -49,6 +49,13 @@ concept has_score_tile = requires(S const& s, serial_team& t, prepared_queries<s
                                   matrix_view<float> scores) {
   { s.score_tile(t, from, tile, scores) } -> std::same_as<void>;  // scores [query, tile_blocks]: logits
 };
+/// Is built from a prompt's keys and the attention that they had from its queries, and never from generated ones.
+template <class S, int HeadDim = 128>
+concept observing_summary = requires(S const& s, serial_team& t, matrix_view<float const, HeadDim> keys, row_view<float const> attention, i64 blocks,
+                                     std::byte* tile, int first_lane) {
+  { S::reach } -> std::convertible_to<i64>;                                         // a query observes keys of fewer tokens before it, its own being 0
+  { s.build(t, keys, attention, blocks, tile, first_lane) } -> std::same_as<void>;  // attention [blocks * block_tokens]
+};
 template <class S>
 concept summary_facts = std::semiregular<S> && requires(S const& s, i64 channels, i64 head_dim) {
   { S::is_upper_bound } -> std::convertible_to<bool>;
@@ -57,7 +64,7 @@ concept summary_facts = std::semiregular<S> && requires(S const& s, i64 channels
   { s.scratch_bytes(head_dim) } -> std::same_as<i64>;
 };
 template <class S, int HeadDim = 128>
-concept block_summary = summary_facts<S> && has_build<S, HeadDim> && has_prepare<S, HeadDim> && has_score_tile<S, HeadDim>;
+concept block_summary = summary_facts<S> &&(has_build<S, HeadDim> || observing_summary<S, HeadDim>)&&has_prepare<S, HeadDim>&& has_score_tile<S, HeadDim>;
 
 namespace detail {
 

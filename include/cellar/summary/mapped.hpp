@@ -33,7 +33,13 @@ struct mapped {
   CELLAR_HD mapped bind(std::byte const* state) const { return {map.bind(state), summary}; }
   CELLAR_CALLS_HOST
   template <team Team, int D>
-  CELLAR_HD void train(Team& t, matrix_view<float const, D> keys, i64 first_position, std::byte* state) const {
+  requires query_trained<Map> CELLAR_HD void train_with(Team& t, matrix_view<float const, D> keys, matrix_view<float const, D> queries,
+                                                        std::byte* state) const {
+    map.train_with(t, keys, queries, state);
+  }
+  CELLAR_CALLS_HOST
+  template <team Team, int D>
+  requires has_train<Map> CELLAR_HD void train(Team& t, matrix_view<float const, D> keys, i64 first_position, std::byte* state) const {
     map.train(t, keys, first_position, state);
   }
   i64 train_scratch_bytes(i64 channels) const requires trains_in_scratch<Map> { return map.train_scratch_bytes(channels); }
