@@ -65,6 +65,7 @@ consteval bool hides_far_keys() {
 template <class S>
 struct checked_scheme {
   static constexpr int head_dim = S::head_dim;
+  static constexpr bool selects_nothing = requires { requires S::select::is_nothing; };
   static_assert(head_dim % 8 == 0 && head_dim <= 256, "cellar: head_dim must be a multiple of 8 up to 256; latent attention (576/512) is not supported yet");
   static_assert(agrees_on_head_dim<typename S::layout, head_dim>(), "cellar: the layout fixes another head_dim than the scheme");
   static_assert(agrees_on_head_dim<typename S::key_codec, head_dim>(), "cellar: the key codec fixes another head_dim than the scheme");
@@ -93,11 +94,9 @@ struct checked_scheme {
   static_assert(!S::remainder::estimates || !hides_far_keys<typename S::attention>(),
                 "cellar: the mean value of a remainder is of all far tokens: it needs an attention without a window");
   static_assert(!observing_summary<typename S::summary, head_dim> || S::keeps_generated,
-                "cellar: the summary is built from the attention of a prompt's queries, so generated tokens have none: the scheme must keep them near "
-                "(keeps_generated)");
-  static_assert(!evicts_by<typename S::outliers> || (requires { requires S::select::is_nothing; } && !S::keeps_generated),
-                "cellar: a rule that evicts while decoding needs a scheme that keeps nothing far and lets generated tokens leave the window: select::none, "
-                "keeps_generated = false");
+                "cellar: the summary is built from the attention of a prompt's queries, so generated tokens have none: set keeps_generated");
+  static_assert(!evicts_by<typename S::outliers> || (selects_nothing && !S::keeps_generated),
+                "cellar: a rule that evicts while decoding needs a scheme that keeps nothing far: select::none, and keeps_generated = false");
   static constexpr bool value = true;
 };
 
