@@ -2,6 +2,7 @@
 #include <map>
 #include <numeric>
 
+#include "cache/scratch.hpp"
 #include "cache/selection.hpp"
 
 using namespace cellar;
@@ -333,6 +334,28 @@ TEST_CASE("a step that is taken back and made again evicts what it would have, a
     return ids;
   };
   CHECK(run(false) == run(true));
+}
+
+TEST_CASE("a snapshot of a scheme that evicts goes on as the sequence does, in a cache of the same limits") {
+  using Scheme = scheme::h2o<d, float>;
+  reference<Scheme> ref(2, 1, 2, 79);
+  trial<Scheme> t(ref, {60}, 60, {.window = 6, .outliers = 8}, {}, 2, 1);
+  for (int i = 0; i < 12; ++i) t.step({0}, {1}, rounding);
+  host::executor const on;
+  auto const path = scratch_path();
+  t.cache.save(on, t.ids[0], path);
+  auto const restored = t.cache.restore(on, path);
+  for (int layer = 0; layer < 2; ++layer) {
+    auto const mine = t.cache.outliers(layer, t.ids[0], 0), other = t.cache.outliers(layer, restored, 0);
+    REQUIRE(std::equal(mine.begin(), mine.end(), other.begin(), other.end()));
+  }
+  t.data.push_back(sequence_data(t.data[0]));
+  t.ids.push_back(restored);
+  t.lengths.push_back(t.lengths[0]);
+  for (int i = 0; i < 12; ++i) t.step({0, 1}, {1, 1}, rounding);
+  cache<Scheme> other(on, ref.shape(), {.tokens = 121, .step_tokens = 3}, {.window = 6, .outliers = 8});
+  CHECK_THROWS_WITH(other.restore(on, path), contains("learnt state") || contains("outliers"));
+  std::filesystem::remove(path);
 }
 
 TEST_CASE("queries are refused where they cannot be") {
