@@ -38,6 +38,7 @@
 #include "cellar/scheme/infini_gen.hpp"
 #include "cellar/scheme/loki.hpp"
 #include "cellar/scheme/lrqk.hpp"
+#include "cellar/scheme/magic_pig.hpp"
 #include "cellar/scheme/mean_landmark.hpp"
 #include "cellar/scheme/moba.hpp"
 #include "cellar/scheme/omni_kv.hpp"

@@ -105,6 +105,7 @@ class cache {
         counts_(on.template allocate<i64>(limits_.step_sequences * shape.kv_heads)),
         pool_(make_pool()),
         remainders_(on.template allocate<attention::softmax_state>(Scheme::remainder::estimates ? limits_.step_sequences * shape.kv_heads * sizes_.rows : 0)),
+        samples_(on.template allocate<std::uint32_t>(limits_.step_sequences * shape.kv_heads * sizes_.sample_words())),
         workspace_(on.template allocate<std::byte>(step_workspace_bytes<Scheme>(on, shape, limits_, budget_) + 64)),
         run_pools_(on, map_, limits_, sizes_),
         kept_(on, map_, limits_, budget_, sizes_),
@@ -332,17 +333,18 @@ class cache {
         if constexpr (keeps_selections)
           kept_.template select<T>(on, map_, memory(layer), steps, q, sizes_, workspace(), ids_.data(), counts_.data(), per_worker);
         else
-          select_blocks<Scheme, T>(on, map_, memory(layer), steps, q, sizes_, workspace(), ids_.data(), counts_.data(), per_worker, remainders);
+          select_blocks<Scheme, T>(on, map_, memory(layer), steps, q, sizes_, workspace(), ids_.data(), counts_.data(), per_worker, remainders,
+                                   samples_.data());
       }
     if constexpr (Scheme::tier::is_directly_readable) {
       using near_type = decltype(run_pools_.bring(on, memory(layer), steps, ids_.data(), counts_.data()));
       near_type const near = attends_everything_ ? near_type() : run_pools_.bring(on, memory(layer), steps, ids_.data(), counts_.data());
       attend_blocks<Scheme, T>(on, map_, memory(layer), steps, q, out, sizes_, workspace(), ids_.data(), counts_.data(), attends_everything_, per_worker, near,
-                               remainders);
+                               remainders, samples_.data());
     } else {
       if (!attends_everything_) make_resident(on, layer);
       attend_blocks<Scheme, T>(on, map_, memory(layer), steps, q, out, sizes_, workspace(), ids_.data(), counts_.data(), attends_everything_, per_worker,
-                               resident_.data(), remainders);
+                               resident_.data(), remainders, samples_.data());
     }
     if constexpr (evicts_by<typename Scheme::outliers>) observe_attention<Scheme, T>(on, map_, memory(layer), steps, q, sizes_, workspace());
     if (observer_) collect();
@@ -999,6 +1001,7 @@ class cache {
       observer_->fetched_blocks += s.fetched_blocks;
       observer_->moved_bytes += s.moved_bytes;
       observer_->undefined_scores += s.undefined_scores;
+      observer_->lost_samples += s.lost_samples;
       observer_->seconds.score += s.seconds.score;
       observer_->seconds.select += s.seconds.select;
       observer_->seconds.fetch += s.seconds.fetch;
@@ -1032,6 +1035,7 @@ class cache {
   std::vector<miss> misses_;
   std::vector<resident_runs> resident_;          // beside ids_
   buffer<attention::softmax_state> remainders_;  // [batch][kv_head][query row]
+  buffer<std::uint32_t> samples_;                // [batch][kv_head], row_samples of each
   buffer<std::byte> workspace_;
   typename Executor::template run_pools<Scheme> run_pools_;   // of a device
   typename Executor::template kept_selections<Scheme> kept_;  // nothing where every layer and step selects

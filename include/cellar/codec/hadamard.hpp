@@ -15,17 +15,7 @@ CELLAR_HD constexpr int rotation_width(i64 channels) { return int(channels & -ch
 template <team Team>
 CELLAR_HD void hadamard_transform(Team const& t, float* x, int channels) {
   int const width = rotation_width(channels);
-  if (auto const* const k = cellar::detail::kernels_of(t); k && width >= 8) {
-    for (int base = 0; base < channels; base += width) k->hadamard(x + base, width);
-    return;
-  }
-  for (int half = 1; half < width; half *= 2)
-    for (int base = 0; base < channels; base += 2 * half)
-      for (int i = base; i < base + half; ++i) {
-        float const a = x[i], b = x[i + half];
-        x[i] = a + b;
-        x[i + half] = a - b;
-      }
+  for (int base = 0; base < channels; base += width) hadamard(t, x + base, width);
 }
 
 /// hadamard_transform of every row, by all members: a barrier before, between its stages and after.
@@ -52,10 +42,7 @@ CELLAR_HD void hadamard_rows(Team& t, matrix_view<float, D> x) {
 /// The sign of channel i under a seed: +1 or -1, the same on every machine. Seed 0 means no signs.
 CELLAR_HD constexpr float random_sign(std::uint32_t seed, int i) {
   if (seed == 0) return 1;
-  std::uint32_t x = seed * 0x9e3779b9u + std::uint32_t(i) * 0x85ebca6bu;  // murmur3's finaliser
-  x = (x ^ x >> 16) * 0x85ebca6bu;
-  x = (x ^ x >> 13) * 0xc2b2ae35u;
-  return (x ^ x >> 16) & 1u ? -1.0f : 1.0f;
+  return random_bits(seed, std::uint32_t(i)) & 1u ? -1.0f : 1.0f;
 }
 
 }  // namespace cellar::codec

@@ -278,6 +278,14 @@ CELLAR_HD inline int popcount(std::uint32_t x) {
 #endif
 }
 
+/// 32 pseudo-random bits of a counter under a seed, the same on every machine.
+CELLAR_HD constexpr std::uint32_t random_bits(std::uint32_t seed, std::uint32_t i) {
+  std::uint32_t x = seed * 0x9e3779b9u + i * 0x85ebca6bu;  // murmur3's finaliser
+  x = (x ^ x >> 16) * 0x85ebca6bu;
+  x = (x ^ x >> 13) * 0xc2b2ae35u;
+  return x ^ x >> 16;
+}
+
 /// A float's bits as an unsigned key of the same order. NaN gets the lowest key, -0 and +0 the same one.
 CELLAR_HD inline std::uint32_t ordered_bits(float x) {
   if (x != x) return 0;

@@ -13,6 +13,7 @@ struct statistics {
   i64 pool_hits = 0;         ///< Runs of selected blocks found in the near pool.
   i64 pool_misses = 0;       ///< Runs that were not: fetched into it, or past it where all of it is in use.
   i64 undefined_scores = 0;  ///< Blocks whose score was NaN, which ranks last: a summary that overflowed.
+  i64 lost_samples = 0;      ///< Of query rows, that the budget cut (schemes that sample): their estimates are too low.
   struct {
     double score = 0, select = 0, fetch = 0, attend = 0;
   } seconds;

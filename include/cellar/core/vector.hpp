@@ -353,6 +353,22 @@ CELLAR_HD void score_codes(Team const& t, float const* table, int group, std::by
     }
 }
 
+/// x = its unnormalised Walsh-Hadamard transform, whose square is width * identity. Every number is the same tree of sums wherever it is computed. One member's
+/// work.
+///
+/// Requires  width: a power of two
+template <team Team>
+CELLAR_HD void hadamard(Team const& t, float* x, int width) {
+  if (auto const* const k = detail::kernels_of(t); k && width >= 8) return k->hadamard(x, width);
+  for (int half = 1; half < width; half *= 2)
+    for (int base = 0; base < width; base += 2 * half)
+      for (int i = base; i < base + half; ++i) {
+        float const a = x[i], b = x[i + half];
+        x[i] = a + b;
+        x[i + half] = a - b;
+      }
+}
+
 /// Asks for memory that will be read soon, into the second-level cache. Any address is allowed.
 template <team Team>
 CELLAR_HD void prefetch(Team const&, [[maybe_unused]] std::byte const* from, [[maybe_unused]] i64 bytes) {

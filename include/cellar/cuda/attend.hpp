@@ -310,6 +310,7 @@ struct select_kernel : step_memory<S> {
   logical_block* ids;
   i64* counts;
   attention::softmax_state* remainders;
+  std::uint32_t* samples;
 
   template <team Team>
   CELLAR_HD void operator()(Team& t, grid_place at) const {
@@ -340,6 +341,11 @@ struct select_kernel : step_memory<S> {
         operation::estimate_remainder(t, from, head, step, matrix_view<float const>{logits, rows, score.padded_blocks()},
                                       row_view<logical_block const>{to.data, count}, remainders + item * this->sizes.rows);
       }
+      if constexpr (operation::is_sampled<S>) {
+        t.sync();
+        operation::mark_samples(t, from, matrix_view<float const>{score.logits(mine), rows, score.padded_blocks(), step.sealed},
+                                row_view<logical_block const>{to.data, count}, to.count, samples + item * this->sizes.sample_words());
+      }
     }
     for (i64 i = count + t.rank(); i < to.count; i += t.size()) to[i] = logical_block{-1};
     if (t.rank() == 0) counts[item] = count;
@@ -355,6 +361,7 @@ struct row_tiles : step_memory<S> {
   std::int32_t const* missing;    // of the last ones of each list, which are attended to apart; null: none
   bool every;
   i64 tiles;
+  std::uint32_t const* samples;  // null: nothing is weighed
 
   struct place {
     int head, group, rows;
@@ -367,6 +374,11 @@ struct row_tiles : step_memory<S> {
   }
   CELLAR_HD row_view<logical_block const> chosen(i64 item) const {
     return every ? row_view<logical_block const>{} : row_view<logical_block const>{ids + item * this->sizes.selected, counts[item]};
+  }
+  CELLAR_HD operation::row_samples samples_of([[maybe_unused]] i64 item) const {
+    if constexpr (operation::is_sampled<S>)
+      if (samples) return {samples + item * this->sizes.sample_words(), this->sizes.selected};
+    return {};
   }
   CELLAR_HD i64 late(i64 item) const { return missing ? missing[item] : 0; }
   CELLAR_HD operation::span_partials<S> partials(i64 item) const {
@@ -396,7 +408,8 @@ struct attend_kernel : row_tiles<S, Rows> {
           if (!this->resident) return from.far_block(b, p.head);
           resident_runs const& runs = this->resident[p.item * this->sizes.selected + i];
           return block_of_runs<std::byte const>(this->map.geometry(), runs.slice, runs.shared);
-        });
+        },
+        this->samples_of(p.item));
   }
 };
 
@@ -452,13 +465,13 @@ i64 step_workspace_bytes(On const&, model_shape const& shape, limits const& l, b
 /// Scores and selects: the far blocks that each KV head of each sequence attends to.
 ///
 /// Shapes    q [step tokens, query_heads, head_dim] | ids [sequences, kv_heads, selected] ascending, rest -1 | counts [sequences, kv_heads]
-/// Requires  workspace of step_workspace_bytes; remainders, where the scheme estimates them, [sequences, kv_heads, decode_workspace::rows]. What
-///           host::select_blocks refuses is not looked at; a NaN score ranks lowest
+/// Requires  workspace of step_workspace_bytes; remainders, where the scheme estimates them, [sequences, kv_heads, decode_workspace::rows]; samples, where it
+///           samples, [sequences, kv_heads, decode_workspace::sample_words()]. What host::select_blocks refuses is not looked at; a NaN score ranks lowest
 template <offloading_scheme S, storage_scalar T, device On>
   requires(!operation::selects_everything<S>)
 void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
                    operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block* ids, i64* counts, statistics* = nullptr,
-                   attention::softmax_state* remainders = nullptr) {
+                   attention::softmax_state* remainders = nullptr, std::uint32_t* samples = nullptr) {
   i64 const heads = map.shape.kv_heads, sequences = steps.count;
   detail::step_memory<S> common{map, memory, steps.data, sizes, workspace, detail::select_region(sizes)};
   if constexpr (detail::scores_points<S>) {
@@ -491,25 +504,27 @@ void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
     on.template launch<256>({runs, heads, sequences}, operation::write_run_bytes, detail::write_kernel<S>{shared});
   } else {
     on.template launch<detail::select_threads<S>>({heads, sequences}, round_up(i64(S::select::shared_bytes), 16) + 64,
-                                                  detail::select_kernel<S>{common, ids, counts, remainders});
+                                                  detail::select_kernel<S>{common, ids, counts, remainders, samples});
   }
 }
 
 /// Attends to sinks, the given far blocks and the tail.
 ///
 /// Shapes    q, out [step tokens, query_heads, head_dim] | ids, counts as from select_blocks; `every`: all far blocks, ids and counts are ignored |
-///           near beside ids: from run_pools::bring, or resident_runs of the caller's; null: far rows are read where they lie
+///           near beside ids: from run_pools::bring, or resident_runs of the caller's; null: far rows are read where they lie | remainders, samples as from
+///           select_blocks
 /// Requires  workspace of step_workspace_bytes
 /// Effects   writes out; bit-identical for any batch, and, where the scheme is reproducible, whatever was near
 template <offloading_scheme S, storage_scalar T, device On>
 void attend_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
                    heads_view<T> out, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block const* ids, i64 const* counts,
-                   bool every, statistics* = nullptr, near_runs<S> const& near = {}, attention::softmax_state const* remainders = nullptr) {
+                   bool every, statistics* = nullptr, near_runs<S> const& near = {}, attention::softmax_state const* remainders = nullptr,
+                   std::uint32_t const* samples = nullptr) {
   detail::step_memory<S> const common{map, memory, steps.data, sizes, workspace, detail::attend_region(sizes)};
   auto const run = [&]<int Rows>(std::integral_constant<int, Rows>) {
     i64 const tiles = ceil_div(sizes.rows, Rows), heads = map.shape.kv_heads * tiles;
     detail::row_tiles<S, Rows> const rows{common, near.order ? near.order : ids, counts, every ? nullptr : near.resident, every ? nullptr : near.missing, every,
-                                          tiles};
+                                          tiles, every ? nullptr : samples};
     constexpr i64 shared = operation::span_sizes<S, Rows>::shared_bytes;
     detail::attend_kernel<S, T, Rows> attend{rows, q};
     bool is_apart = false;

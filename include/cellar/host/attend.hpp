@@ -40,6 +40,22 @@ void check_queries(memory_map<S> const& map, row_view<sequence_step const> steps
             "decode_workspace: the step has more query rows or far blocks than the workspace was sized for");
 }
 
+/// Samples, of each row, of blocks that are not among the chosen.
+///
+/// Shapes  scores [rows, blocks]; chosen ascending
+template <offloading_scheme S>
+i64 count_lost(matrix_view<float const> scores, row_view<logical_block const> chosen) {
+  i64 lost = 0, next = 0;
+  for (i64 b = 0; b < scores.columns(); ++b) {
+    if (next < chosen.count && number(chosen[next]) == b) {
+      ++next;
+      continue;
+    }
+    for (i64 r = 0; r < scores.rows; ++r) lost += S::summary::is_sampled(scores(r, b));
+  }
+  return lost;
+}
+
 /// A group's queries in f32, times the softmax scale: row = token * group + head of the group.
 template <int D, class T>
 matrix_view<float const, D> gather_queries(heads_view<T const> q, sequence_step const& step, int kv_head, int group, float scale, float* to) {
@@ -55,14 +71,15 @@ matrix_view<float const, D> gather_queries(heads_view<T const> q, sequence_step 
 ///
 /// Shapes      q [step tokens, query_heads, head_dim] | ids [sequences, kv_heads, selected] ascending, rest -1 | counts [sequences, kv_heads]
 /// Requires    workspace of sizes.bytes(workers), 64-byte aligned; finite queries. A step of n query tokens selects once for all of them
-///             remainders, where the scheme estimates them, [sequences, kv_heads, decode_workspace::rows]
-/// Effects     writes ids, counts and remainders; allocates nothing. per_worker, where given, has one entry a worker
+///             remainders, where the scheme estimates them, [sequences, kv_heads, decode_workspace::rows]; samples, where it samples, [sequences, kv_heads,
+///             decode_workspace::sample_words()]
+/// Effects     writes ids, counts, remainders and samples; allocates nothing. per_worker, where given, has one entry a worker
 /// Errors      precondition_error, before anything is written, for a step beyond its memory or `sizes`
 template <offloading_scheme S, storage_scalar T>
   requires(!operation::selects_everything<S>)
 void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
                    operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block* ids, i64* counts, statistics* per_worker = nullptr,
-                   attention::softmax_state* remainders = nullptr) {
+                   attention::softmax_state* remainders = nullptr, [[maybe_unused]] std::uint32_t* samples = nullptr) {
   int const heads = map.shape.kv_heads, group = map.shape.group();
   detail::check_queries(map, steps, q, sizes);
   for (sequence_step const& step : steps)
@@ -88,6 +105,12 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
             t, from, head, step,
             matrix_view<float const>{sizes.score().logits(mine + sizes.io_bytes()), step.new_tokens * group, sizes.score().padded_blocks()},
             row_view<logical_block const>{to.data, count}, remainders + item * sizes.rows);
+    if constexpr (operation::is_sampled<S>)
+      if (samples) {
+        matrix_view<float const> const rows{sizes.score().logits(mine + sizes.io_bytes()), step.new_tokens * group, sizes.score().padded_blocks(), step.sealed};
+        operation::mark_samples(t, from, rows, row_view<logical_block const>{to.data, count}, sizes.selected, samples + item * sizes.sample_words());
+        if (per_worker) per_worker[worker].lost_samples += detail::count_lost<S>(rows, row_view<logical_block const>{to.data, count});
+      }
     if (per_worker) {
       per_worker[worker].seconds.score += scored;
       per_worker[worker].seconds.select += watch.lap();
@@ -151,7 +174,8 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
 /// Attends to sinks, the given far blocks and the tail.
 ///
 /// Shapes      q, out [step tokens, query_heads, head_dim] | ids, counts as from select_blocks; `every`: all far blocks, ids and counts are ignored |
-///             resident, for tiers not read in place, [sequences, kv_heads, selected] beside ids; null: nothing is
+///             resident, for tiers not read in place, [sequences, kv_heads, selected] beside ids; null: nothing is | remainders, samples as from
+///             select_blocks
 /// Requires    workspace of sizes.bytes(workers), 64-byte aligned; finite queries; ids ascending and below sealed
 /// Errors      precondition_error, before anything is written, for a step beyond its memory or `sizes`; those of the tier
 /// Effects     writes out; allocates nothing; bit-identical for any number of workers and any batch
@@ -160,10 +184,11 @@ template <offloading_scheme S, storage_scalar T>
 void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
                    heads_view<T> out, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block const* ids, i64 const* counts,
                    bool every, statistics* per_worker = nullptr, resident_runs const* resident = nullptr,
-                   attention::softmax_state const* remainders = nullptr) {
+                   attention::softmax_state const* remainders = nullptr, [[maybe_unused]] std::uint32_t const* samples = nullptr) {
   int const heads = map.shape.kv_heads, group = map.shape.group();
   detail::check_queries(map, steps, q, sizes);
   detail::check_queries(map, steps, heads_view<T const>(out), sizes);
+  expects(!operation::is_sampled<S> || every || samples, "attend_blocks: the scheme weighs what was sampled: pass the samples that select_blocks wrote");
   using partial = operation::attend_partial<S::head_dim>;
   auto const geometry = map.geometry();
   i64 const slice_bytes = geometry.slice_bytes(), shared_bytes = geometry.shared_bytes();
@@ -234,6 +259,11 @@ void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
     return matrix_view<float, S::head_dim>{reinterpret_cast<float*>(mine) + sizes.rows * S::head_dim, steps[item / heads].new_tokens * group};
   };
   auto const remainder_of = [&](i64 item) { return remainders && !every ? remainders + item * sizes.rows : nullptr; };
+  auto const samples_of = [&]([[maybe_unused]] i64 item) {
+    if constexpr (operation::is_sampled<S>)
+      if (!every) return operation::row_samples{samples + item * sizes.sample_words(), sizes.selected};
+    return operation::row_samples{};
+  };
 
   auto const parts_of = [&](i64 item) {
     return operation::attend_parts<S>(operation::attended_blocks(view_of(item), steps[item / heads], chosen_of(item), every));
@@ -256,7 +286,7 @@ void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
         work_on(item, worker, [&](serial_team& t, sequence_view<S> const& from, auto const& queries, auto const& far, auto const& on_decode) {
           operation::attend_part(t, from, int(item % heads), steps[item / heads], chosen_of(item), every, part, queries,
                                  part == 0 ? slot(item) : slot(items + unit), sizes.attend(), workspace + worker * sizes.worker_bytes() + sizes.io_bytes(), far,
-                                 on_decode);
+                                 on_decode, samples_of(item));
         });
       });
       on.for_each(items, [&](i64 item, int worker) {
@@ -277,7 +307,7 @@ void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
     auto const result = result_in(mine, item);
     work_on(item, worker, [&](serial_team& t, sequence_view<S> const& from, auto const& queries, auto const& far, auto const& on_decode) {
       operation::attend(t, from, int(item % heads), steps[item / heads], chosen_of(item), every, queries, result, sizes.attend(), mine + sizes.io_bytes(), far,
-                        remainder_of(item), on_decode);
+                        remainder_of(item), on_decode, samples_of(item));
     });
     write_out(item, result);
   });

@@ -1,7 +1,7 @@
 #pragma once
 #include "cellar/attention/softmax_state.hpp"
 #include "cellar/core/vector.hpp"
-#include "cellar/operation/memory.hpp"
+#include "cellar/operation/sample.hpp"
 
 namespace cellar::inline CELLAR_ABI::operation {
 
@@ -68,7 +68,8 @@ struct attend_workspace {
 
   static constexpr i64 chunk_rows = round_up(attend_tokens, S::block_tokens) + S::block_tokens;
   static constexpr i64 chunks = attends_in_place<S> ? 2 : 1;  ///< One is attended to while the next one's rows are prefetched.
-  static constexpr i64 chunk_bytes = chunk_rows * (sizeof(i64) + 2 * sizeof(std::byte const*) + 2 * sizeof(float));
+  static constexpr i64 sample_bytes = is_sampled<S> ? sizeof(std::int32_t) + sizeof(float) : 0;  ///< Of a token.
+  static constexpr i64 chunk_bytes = chunk_rows * (sizeof(i64) + 2 * sizeof(std::byte const*) + 2 * sizeof(float) + sample_bytes);
   static constexpr i64 matrices = attends_rotated<S, typename S::key_codec> + attends_rotated<S, typename S::value_codec>;  ///< Of [rows, head_dim].
   CELLAR_HD i64 floats() const { return (attends_in_place<S> ? 0 : 2 * chunk_rows * S::head_dim) + rows * chunk_rows + rows * matrices * S::head_dim; }
   CELLAR_HD i64 part_bytes() const { return round_up(floats() * i64(sizeof(float)), 16) + round_up(chunks * chunk_bytes, 16); }
@@ -86,14 +87,15 @@ CELLAR_HD i64 attended_blocks(sequence_view<S> const& from, sequence_step const&
 ///
 /// Shapes      queries [tokens * group, head_dim] f32, times the softmax scale, row = token * group + head; to [rows], written
 /// Requires    blocks ascending, below sealed; `every` means all sealed blocks and ignores `blocks`; far(i, block) gives the planes of the i-th block to
-///             visit, as block_parts valid until its next call, or until this returns where attends_in_place; scratch of sizes.part_bytes()
+///             visit, as block_parts valid until its next call, or until this returns where attends_in_place; scratch of sizes.part_bytes();
+///             samples: of the list's blocks, by place, where the scheme samples
 /// Effects     a body over a team; on_decode(begin) is called around decoding (statistics), and may be empty
 /// Complexity  O(rows * attended tokens * head_dim)
 CELLAR_CALLS_HOST
 template <team Team, offloading_scheme S, class Far, class OnDecode>
 CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequence_step const& step, row_view<logical_block const> blocks, bool every,
                            i64 part, matrix_view<float const, S::head_dim> queries, attend_partial<S::head_dim> const& to, attend_workspace<S> const& sizes,
-                           std::byte* workspace, Far&& far, OnDecode&& on_decode) {
+                           std::byte* workspace, Far&& far, OnDecode&& on_decode, [[maybe_unused]] row_samples const& samples = {}) {
   using map = memory_map<S>;
   constexpr int D = S::head_dim;
   constexpr i64 chunk = attend_workspace<S>::chunk_rows;
@@ -111,6 +113,8 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
     i64* positions = nullptr;
     std::byte const **keys = nullptr, **values = nullptr;
     float *key_scales = nullptr, *value_scales = nullptr;
+    std::int32_t* places = nullptr;  // in the list, of far tokens that may be sampled
+    float* lengths = nullptr;        // of their keys
     i64 filled = 0, highest = 0;  // tokens; their largest position
     bool is_far = false;
   } chunks[2];
@@ -121,6 +125,10 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
     chunks[i].values = chunks[i].keys + chunk;
     chunks[i].key_scales = reinterpret_cast<float*>(chunks[i].values + chunk);
     chunks[i].value_scales = chunks[i].key_scales + chunk;
+    if constexpr (is_sampled<S>) {
+      chunks[i].places = reinterpret_cast<std::int32_t*>(chunks[i].value_scales + chunk);
+      chunks[i].lengths = reinterpret_cast<float*>(chunks[i].places + chunk);
+    }
   }
   auto* const weights = reinterpret_cast<float*>(workspace + round_up(sizes.chunks * sizes.chunk_bytes, 16));  // (row, token)
   float* const keys = weights + sizes.rows * chunk;                                                            // (token, channel), decoded
@@ -129,8 +137,8 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
   float* const sums = to.sums;
   constexpr bool rotates_keys = attends_rotated<S, typename S::key_codec>, rotates_values = attends_rotated<S, typename S::value_codec>;
   constexpr bool is_far_alike = std::is_same_v<typename met_keys::scalar, met_near> && std::is_same_v<typename met_values::scalar, met_near>;
-  // No chunk holds near and far rows: a fact of the codecs, not of the tier.
-  constexpr bool is_far_apart = rotates_keys || rotates_values || detail::is_other_than<typename S::key_codec, near_scalar> ||
+  // No chunk holds near and far rows: a fact of the codecs and of what is weighed, not of the tier.
+  constexpr bool is_far_apart = is_sampled<S> || rotates_keys || rotates_values || detail::is_other_than<typename S::key_codec, near_scalar> ||
                                 detail::is_other_than<typename S::value_codec, near_scalar>;
   float* const rotated_queries = in_place ? keys : values + chunk * D;                // (row, channel), what far keys meet
   float* const rotated_sums = rotated_queries + (rotates_keys ? sizes.rows * D : 0);  // (row, channel), of far values
@@ -158,7 +166,18 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
       i64 const q_position = first_query + r / group;
       float* const weight = weights + r * chunk;
       if (scales_keys && some.is_far) multiply(t, weight, some.key_scales, some.filled);
-      if (!(plain_past<variant_type> && some.highest <= q_position))
+      bool is_weighed = false;
+      if constexpr (is_sampled<S>)
+        if (some.is_far && samples.bits) {
+          is_weighed = true;
+          sampling_row const mine = from.summary(head, 0).template row_of<D>(queries.row(r));
+          for (i64 i = 0; i < some.filled; ++i) {
+            float const product = weight[i];
+            bool const counts = samples.has(r, some.places[i]) && variant.visible(q_position, some.positions[i]);
+            weight[i] = counts ? sampled_logit<S>(variant.logit(product, q_position, some.positions[i]), product, mine, some.lengths[i]) : -infinity;
+          }
+        }
+      if (!is_weighed && !(plain_past<variant_type> && some.highest <= q_position))
         for (i64 i = 0; i < some.filled; ++i)
           weight[i] = variant.visible(q_position, some.positions[i]) ? variant.logit(weight[i], q_position, some.positions[i]) : -infinity;
       float const top = largest_of(cellar::detail::alone_in(t), weight, some.filled);
@@ -257,6 +276,10 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
       }
       for (i64 j = t.rank(); j < map::block_tokens; j += t.size()) {
         to.positions[filled + j] = position + j;
+        if constexpr (is_sampled<S>) {
+          to.places[filled + j] = std::int32_t(i);
+          to.lengths[filled + j] = from.summary(head, 0).length_of(from.tile(number(block), head), int(number(block) % map::tile_blocks));
+        }
         to.keys[filled + j] = in_place ? rows.keys.codes + j * rows.keys.code_stride : reinterpret_cast<std::byte const*>(keys + (filled + j) * D);
         to.values[filled + j] = in_place ? rows.values.codes + j * rows.values.code_stride : reinterpret_cast<std::byte const*>(values + (filled + j) * D);
         if constexpr (scales_keys)
@@ -321,13 +344,13 @@ CELLAR_CALLS_HOST
 template <team Team, offloading_scheme S, class Far, class OnDecode>
 CELLAR_HD void attend(Team& t, sequence_view<S> const& from, int head, sequence_step const& step, row_view<logical_block const> blocks, bool every,
                       matrix_view<float const, S::head_dim> queries, matrix_view<float, S::head_dim> out, attend_workspace<S> const& sizes,
-                      std::byte* workspace, Far&& far, attention::softmax_state const* remainder, OnDecode&& on_decode) {
+                      std::byte* workspace, Far&& far, attention::softmax_state const* remainder, OnDecode&& on_decode, row_samples const& samples = {}) {
   using partial = attend_partial<S::head_dim>;
   std::byte* const memory = workspace + sizes.part_bytes();
   auto const total = partial::at(memory, sizes.rows), next = partial::at(memory + partial::bytes(sizes.rows), sizes.rows);
   i64 const parts = attend_parts<S>(attended_blocks(from, step, blocks, every));
   for (i64 part = 0; part < parts; ++part) {
-    attend_part(t, from, head, step, blocks, every, part, queries, part == 0 ? total : next, sizes, workspace, far, on_decode);
+    attend_part(t, from, head, step, blocks, every, part, queries, part == 0 ? total : next, sizes, workspace, far, on_decode, samples);
     if (part > 0) merge_partial(t, queries.rows, total, next);
   }
   finish_attend(t, from, head, total, remainder, out);

@@ -36,7 +36,8 @@ struct span_sizes {
   static constexpr int sums = (rotates_values ? 2 : 1) * Rows * D;
   static constexpr i64 shared_bytes = round_up(i64{2} * chunk * stride * 4, 16) + round_up(i64{shares} * Rows * chunk * 4, 16) +
                                       round_up(i64{Rows} * chunk * 4, 16) + round_up(i64{queries} * 4, 16) + round_up(i64{sums} * 4, 16) + 64 +
-                                      3 * round_up(i64{Rows} * 4, 16) + 4 * round_up(i64{chunk} * 8, 16) + round_up(i64{2} * chunk * 8, 16);
+                                      3 * round_up(i64{Rows} * 4, 16) + 4 * round_up(i64{chunk} * 8, 16) + round_up(i64{2} * chunk * 8, 16) +
+                                      (is_sampled<S> ? round_up(i64{2} * chunk * 4, 16) + round_up(i64{Rows} * i64(sizeof(sampling_row)), 16) : 0);
 };
 
 /// What spans give: [rows][spans] states, then [rows][spans][head_dim] sums of near and, where values are attended to rotated, of far ones.
@@ -115,12 +116,13 @@ struct key_list {
 /// Shapes      query(row, channel) of `rows` rows, at most Rows, times the softmax scale, from row first_row of the step's on; written: their partials of
 ///             this span, late ones after the early ones
 /// Requires    as attend_part, without a limit on what `far` returns, and blocks in any order: `far` is called by any member; span_sizes::shared_bytes of
-///             shared memory; two spans or more where blocks are late
+///             shared memory; two spans or more where blocks are late; samples: of the list's blocks, by place, where the scheme samples
 /// Effects     a body over a team; nothing is written for a span without chunks (key_list::filled_spans)
 /// Complexity  O(rows * tokens of the span * head_dim)
 template <int Rows, team Team, offloading_scheme S, class Query, class Far>
 CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequence_step const& step, row_view<logical_block const> blocks, bool every,
-                           span_choice const& choice, Query const& query, i64 first_row, int rows, i64 group, span_partials<S> const& to, Far const& far) {
+                           span_choice const& choice, Query const& query, i64 first_row, int rows, i64 group, span_partials<S> const& to, Far const& far,
+                           [[maybe_unused]] row_samples const& samples = {}) {
   using sizes = span_sizes<S, Rows>;
   using near_scalar = typename S::near_scalar;
   using variant_type = typename S::attention;
@@ -160,11 +162,19 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
   for (int r = int(t.rank()); r < Rows; r += int(t.size())) tops[r] = -infinity, totals[r] = 0;
   if constexpr (rotates_keys) from.key_codec(head, 0).rotate(t, matrix_view<float, D>{far_queries, Rows});
   t.sync();
+  [[maybe_unused]] float* all_lengths = nullptr;           // of this chunk's far keys and of the next one's
+  [[maybe_unused]] sampling_row* sampling_rows = nullptr;  // (row)
+  if constexpr (is_sampled<S>) {
+    all_lengths = shared_array<float>(t, 2 * chunk);
+    sampling_rows = shared_array<sampling_row>(t, Rows);
+    for (int r = int(t.rank()); r < Rows; r += int(t.size())) sampling_rows[r] = from.summary(head, 0).template row_of<D>(near_queries + r * D);
+  }
 
   auto const outliers = from.outliers(head);
   using chunk_place = typename key_list<S, chunk>::place;
   // Where a chunk's rows lie.
-  auto const locate = [&](chunk_place const& at_chunk, i64* positions) {
+  auto const locate = [&](chunk_place const& at_chunk, int which) {  // of the two chunks that are known
+    i64* const positions = all_positions + which * chunk;
     bool const is_far = at_chunk.is_far;
     i64 const first = at_chunk.first;
     int const n = at_chunk.count;
@@ -186,6 +196,8 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
         bool is_outlier = false;
         for (logical_block const o : outliers) is_outlier |= o == block;
         positions[i] = is_outlier ? -1 : from.position(number(block)) + token % S::block_tokens;
+        if constexpr (is_sampled<S>)
+          all_lengths[which * chunk + i] = from.summary(head, 0).length_of(from.tile(number(block), head), int(number(block) % S::summary::tile_blocks));
       }
     } else {
       for (int i = int(t.rank()); i < n; i += int(t.size())) {
@@ -255,7 +267,7 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
       if (int const i = int(t.rank()) + k * int(t.size()); i < p.count * pieces) read_piece(p.is_far, i, held[k]);
   };
 
-  locate(list.place_of(begin), all_positions);
+  locate(list.place_of(begin), 0);
   t.sync();
   read_ahead(list.place_of(begin));
   t.sync();  // before the next chunk's places are written over these; within the loop other barriers see to that
@@ -264,7 +276,8 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
     bool const is_far = place.is_far;
     i64 const first = place.first;
     int const n = place.count;
-    i64* const positions = all_positions + (c - begin) % 2 * chunk;
+    int const which = int((c - begin) % 2);
+    i64 const* const positions = all_positions + which * chunk;
     bool const reads_now = (is_far && !reads_pieces) || n * pieces > ahead * int(t.size());  // the same on every member
 
     // Rows in f32.
@@ -297,7 +310,7 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
       decode([&](i64 position) { return from.value_codec(head, position); }, value_codes, value_scales, values);
     }
     if (reads_now) t.sync();  // before the next chunk's places are written over this one's
-    if (c + 1 < end) locate(list.place_of(c + 1), all_positions + (c + 1 - begin) % 2 * chunk);
+    if (c + 1 < end) locate(list.place_of(c + 1), 1 - which);
     t.sync();
     if (c + 1 < end) read_ahead(list.place_of(c + 1));
 
@@ -331,7 +344,11 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
         if (token < n && r < rows && positions[token] >= 0 && variant.visible(q_position, positions[token])) {
           x = 0;
           for (int share = 0; share < shares; ++share) x += products[(share * Rows + r) * chunk + token];
+          float const product = x;
           x = variant.logit(x, q_position, positions[token]);
+          if constexpr (is_sampled<S>)
+            if (is_far && samples.bits)
+              x = samples.has(first_row + r, first + token) ? sampled_logit<S>(x, product, sampling_rows[r], all_lengths[which * chunk + token]) : -infinity;
         }
         mine[k] = x;
         top = maximum{}(top, x);

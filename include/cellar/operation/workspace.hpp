@@ -24,6 +24,8 @@ struct decode_workspace {
   i64 worker_bytes() const {
     return round_up(io_bytes() + std::max(std::max(score().bytes() + select_bytes, attend().bytes() + run_bytes), observation_bytes), 64);
   }
+  /// 32-bit words of what a (sequence, KV head)'s rows sampled.
+  CELLAR_HD i64 sample_words() const { return is_sampled<S> ? row_samples::words(rows, selected) : 0; }
   /// Where there are fewer (sequence, KV head) pairs than workers, they share the parts of each attention, which lie behind the workers' own scratch: a total
   /// for each pair, and the parts of a wave, some for each worker. Steps of many query tokens are not shared out.
   i64 shared_rows() const { return std::min<i64>(rows, 32); }

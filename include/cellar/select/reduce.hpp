@@ -90,6 +90,21 @@ struct sum_of_logits {
 };
 static_assert(group_reduction<sum_of_logits>);
 
+/// score = largest of the rows' logits. A NaN gives way; a block whose logits are all NaN stays NaN.
+///
+/// For scores that are no logits of a softmax, such as collisions of hashes: the block is at or above a bound where one of the rows is.
+struct max_of_logits {
+  static constexpr bool acts_on_queries = false;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, matrix_view<float const> rows, row_view<float> out) const {
+    for (i64 b = t.rank(); b < out.count; b += t.size()) out[b] = undefined;
+    for (i64 h = 0; h < rows.rows; ++h) raise(t, out.data, rows.row(h), out.count, 0.0f);
+    t.sync();
+  }
+};
+static_assert(group_reduction<max_of_logits>);
+
 /// score = logit of the mean query: the group is scored once.
 ///
 /// Source  arXiv:2604.08426, serving path

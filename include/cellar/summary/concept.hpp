@@ -82,6 +82,25 @@ struct plain_queries {
 
 }  // namespace detail
 
+/// A query row's part in its chances of sampling keys.
+struct sampling_row {
+  float common = 0;  ///< Its product with what keys are hashed around.
+  float length = 0;
+};
+
+/// Whose scores are draws: a query row samples a one-token block or does not, and the exact product of the two tells how likely that was.
+///
+/// Laws  is_sampled(score): what score_tile gave one row and one block says that it was sampled
+///       over the draws that the summary could have made, a block is sampled with the chance exp(log_chance(row_of(query), query . key, length_of(its lane)));
+///       log_chance is finite
+template <class S, int HeadDim = 128>
+concept sampling_summary = requires(S const& s, float score, float const* query, std::byte const* tile, int lane, sampling_row row, float product, float length) {
+  { S::is_sampled(score) } -> std::same_as<bool>;
+  { s.template row_of<HeadDim>(query) } -> std::same_as<sampling_row>;  // of the bound summary; one member's work
+  { s.length_of(tile, lane) } -> std::same_as<float>;
+  { S::log_chance(row, product, length) } -> std::same_as<float>;
+};
+
 /// Needs to know how many tokens a block has beyond what build sees.
 template <class S>
 concept block_aware = requires(S const& s, int block_tokens) {
