@@ -156,6 +156,23 @@ void observing(Device const& on) {
   check<scheme::lrqk<64, float, 16>, float>(on, 58);
 }
 
+/// Samples weighed by their chances: as many as a budget holds and more, near and rotated rows, bent logits.
+struct sampled_codes : scheme::magic_pig<64, float, 4, 40> {
+  static constexpr bool keeps_generated = false;
+  using key_codec = codecs::higgs<2, 256>;
+  using value_codec = codecs::int8<>;
+  using attention = cellar::attention::soft_cap<>;
+  using remainder = cellar::attention::sampled<std::ratio<1, 1000>>;
+};
+template <class Device>
+void sampling(Device const& on) {
+  check_groups<scheme::magic_pig<64, float, 6, 75>, float>(on, 60);
+  check<scheme::magic_pig<128>, bf16>(on, 61, {.layers = 1, .group = 7, .kv_heads = 1});
+  check<scheme::magic_pig<80, f16, 8, 75>, f16>(on, 62, {.layers = 1, .group = 3, .kv_heads = 2, .is_short = true});
+  check<sampled_codes, float>(on, 63);
+  check<sampled_codes, float>(on, 64, {.selected_tokens = 300}, {.tokens = 300});
+}
+
 /// Head dimensions that the others leave out, for what differs most by them.
 template <class Device>
 void head_dims(Device const& on) {

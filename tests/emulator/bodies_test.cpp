@@ -375,7 +375,8 @@ struct one_sequence {
 /// The form for a device: any number of spans, each of several chunks, merged, gives what `attend` gave.
 template <class Scheme>
 void check_spans(one_sequence<Scheme>& from, int head, sequence_step const& step, row_view<logical_block const> chosen, bool every,
-                 matrix_view<float const, d> queries, attention::softmax_state const* rest, std::vector<float> const& expected) {
+                 matrix_view<float const, d> queries, attention::softmax_state const* rest, std::vector<float> const& expected,
+                 operation::row_samples const& samples) {
   using sizes = operation::span_sizes<Scheme, 8>;
   using partials = operation::span_partials<Scheme>;
   auto const view = from.view();
@@ -401,7 +402,8 @@ void check_spans(one_sequence<Scheme>& from, int head, sequence_step const& step
             [&](i64 i, logical_block block) -> block_parts<std::byte const> {
               strangers += (i >= blocks - late) != is_late;
               return view.far_block(block, head);
-            });
+            },
+            samples);
       };
       emulator::launch({.threads = 64, .blocks = spans, .shared_bytes = sizes::shared_bytes, .order = emulator::shuffled(std::uint64_t(spans))}, body);
     };
@@ -516,8 +518,30 @@ void check_operations() {
 
   std::vector<logical_block> ids;
   for (i64 i = 0; i < a.sealed; i += 1 + i % 3) ids.push_back(logical_block(i));
+  std::vector<std::uint32_t> marks;
+  if constexpr (operation::is_sampled<Scheme>) {
+    auto const space = aligned(score_sizes.bytes());
+    operation::score(serial, a.view(), head, group, a.sealed, score_sizes, space.get());
+    matrix_view<float const> const scores{score_sizes.logits(space.get()), 6, score_sizes.padded_blocks(), a.sealed};
+    row_view<logical_block const> const chosen{ids.data(), i64(ids.size())};
+    i64 const places = chosen.count + 5;  // more than are chosen
+    marks.resize(std::size_t(operation::row_samples::words(6, places)));
+    operation::mark_samples(serial, a.view(), scores, chosen, places, marks.data());
+    REQUIRE(std::any_of(marks.begin(), marks.end(), [](auto bits) { return bits != 0 && bits != 63; }));
+    std::vector<std::uint32_t> others(marks.size(), ~0u);
+    for_teams(
+        [&](auto& t) {
+          operation::mark_samples(t, b.view(), scores, chosen, places, others.data());
+          seen_by_others(t, others.data(), i64(others.size()));
+        },
+        [&] {
+          REQUIRE(others == marks);
+          std::fill(others.begin(), others.end(), ~0u);
+        });
+  }
   for (bool const every : {false, true}) {
     row_view<logical_block const> const chosen{ids.data(), i64(ids.size())};
+    operation::row_samples const samples{every || marks.empty() ? nullptr : marks.data(), chosen.count + 5};
     auto const space = aligned(attend_sizes.bytes()), space2 = aligned(attend_sizes.bytes());
     std::vector<float> out(queries.size()), out2(queries.size());
     std::vector<attention::softmax_state> remainder;
@@ -528,12 +552,12 @@ void check_operations() {
         for (int c = 0; c < d; ++c) s->view().mean_value(head)[c] = value(7, c);
     operation::attend(
         serial, a.view(), head, step, chosen, every, group, rows_of<d>(out), attend_sizes, space.get(),
-        [&](i64, logical_block block) { return a.view().far_block(block, head); }, rest, [](bool) {});
+        [&](i64, logical_block block) { return a.view().far_block(block, head); }, rest, [](bool) {}, samples);
     for_teams(
         [&](auto& t) {
           operation::attend(
               t, b.view(), head, step, chosen, every, group, rows_of<d>(out2), attend_sizes, space2.get(),
-              [&](i64, logical_block block) { return b.view().far_block(block, head); }, rest, [](bool) {});
+              [&](i64, logical_block block) { return b.view().far_block(block, head); }, rest, [](bool) {}, samples);
           seen_by_others(t, out2.data(), i64(out2.size()));
         },
         [&] {
@@ -541,7 +565,7 @@ void check_operations() {
           std::fill(out2.begin(), out2.end(), -1.f);
           std::fill_n(space2.get(), attend_sizes.bytes(), std::byte{0xff});
         });
-    check_spans(b, head, step, chosen, every, group, rest, out);
+    check_spans(b, head, step, chosen, every, group, rest, out, samples);
   }
 }
 
@@ -588,6 +612,10 @@ struct of_both_heads : scheme::yakv_published<d> {
 struct in_two_parts : scheme::quest<d> {  // of attention, where every block is attended to
   static constexpr i64 test_tokens = 1300;
 };
+struct sampled : scheme::magic_pig<d, f16, 3, 40> {
+  using key_codec = cellar::codec::higgs<2, 256>;
+  using attention = cellar::attention::soft_cap<std::ratio<3>>;
+};
 struct with_remainder : scheme::shadow_kv<d, jacobi_eigensolver, f16, cellar::codec::fixed_rank<20>> {
   using remainder = cellar::attention::mean_value;
 };
@@ -615,4 +643,6 @@ TEST_CASE("train, seal, score and attend agree in blocks and in series, for ever
   check_operations<scheme::loki<d, jacobi_eigensolver>>();
   check_operations<scheme::rabitq_cache<d>>();
   check_operations<scheme::sparq<d>>();
+  check_operations<scheme::magic_pig<d, float, 4, 40>>();
+  check_operations<sampled>();
 }

@@ -22,7 +22,8 @@ class engine_memory {
             std::aligned_alloc(64, std::size_t(cellar::round_up(cellar::operation::workspace_bytes<Scheme>(shape, l, b, workers), 64))))),
         sizes(cellar::operation::workspace_for<Scheme>(shape, l, b)),
         ids(std::size_t(l.sequences * shape.kv_heads * sizes.selected)),
-        counts(std::size_t(l.sequences * shape.kv_heads)) {
+        counts(std::size_t(l.sequences * shape.kv_heads)),
+        samples(std::size_t(l.sequences * shape.kv_heads * sizes.sample_words()), ~0u) {
     std::mt19937 engine(3);  // the engine's pages lie anywhere
     for (cellar::i64 p = 0; p < pages; ++p) table.push_back(cellar::page_id(p));
     std::shuffle(table.begin(), table.end(), engine);
@@ -44,6 +45,7 @@ class engine_memory {
   std::vector<cellar::page_id> table;
   std::vector<cellar::logical_block> ids;
   std::vector<cellar::i64> counts;
+  std::vector<std::uint32_t> samples;
 
  private:
   static std::vector<std::byte> filled(cellar::i64 n) { return std::vector<std::byte>(std::size_t(n), std::byte{0xff}); }

@@ -53,9 +53,10 @@ void check(std::vector<i64> lengths, int steps_taken) {
     constexpr bool every = operation::selects_everything<Scheme>;
     auto const queries = packed_heads<float const>(q.data(), 2, 6, d);
     if constexpr (!every)
-      host::select_blocks<Scheme, float>(on, mine.map, mine.layer(), all, queries, mine.sizes, mine.workspace, mine.ids.data(), mine.counts.data());
+      host::select_blocks<Scheme, float>(on, mine.map, mine.layer(), all, queries, mine.sizes, mine.workspace, mine.ids.data(), mine.counts.data(), nullptr,
+                                         nullptr, mine.samples.data());
     host::attend_blocks<Scheme, float>(on, mine.map, mine.layer(), all, queries, packed_heads(out.data(), 2, 6, d), mine.sizes, mine.workspace, mine.ids.data(),
-                                       mine.counts.data(), every);
+                                       mine.counts.data(), every, nullptr, nullptr, nullptr, mine.samples.data());
     REQUIRE(out == expected);  // bit for bit
     if (!every)
       for (i64 item = 0; item < 4; ++item)  // ids ascending, then -1
@@ -67,6 +68,7 @@ void check(std::vector<i64> lengths, int steps_taken) {
 
 TEST_CASE("operations over an engine's own paged memory do what the cache does, bit for bit") {
   for_each_scheme<32>([]<class Scheme>(std::type_identity<Scheme>) { check<Scheme>({150, 61}, 40); });
+  check<scheme::magic_pig<32, float, 4, 40>>({150, 61}, 40);
 }
 
 TEST_CASE("lengths n * B + r for every r: padding that is NaN in near memory, far memory, summaries and states reaches no result") {  // H15

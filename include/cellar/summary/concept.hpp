@@ -84,8 +84,8 @@ struct plain_queries {
 
 /// A query row's part in its chances of sampling keys.
 struct sampling_row {
-  float common = 0;  ///< Its product with what keys are hashed around.
-  float length = 0;
+  float common;  ///< Its product with what keys are hashed around.
+  float length;
 };
 
 /// Whose scores are draws: a query row samples a one-token block or does not, and the exact product of the two tells how likely that was.
