@@ -214,6 +214,28 @@ MUTATIONS = [
     ("codec/product_codes.hpp", "s += table[part * Points + (p < Points ? p : 0)]", "s += table[p < Points ? p : 0]", "codec/product_codes_test.cpp"),
     ("codec/product_codes.hpp", "sums[Points * n + p] += 1;", "sums[Points * n + p] += 2;", "codec/product_codes_test.cpp"),
     ("scheme/pq_cache.hpp", "using reduce = cellar::select::sum_of_logits;", "", "cache/methods_test.cpp"),
+    # samples
+    ("summary/hash_tables.hpp", "differ[i] = ~tables_of(w);", "differ[i] = 0;", "summary/hash_tables_test.cpp"),
+    ("summary/hash_tables.hpp", "- center.mean[c];", ";", "summary/hash_tables_test.cpp"),
+    ("summary/hash_tables.hpp", "factors<D>()[(2 + j) * P + c]", "factors<D>()[2 * P + c]", "summary/hash_tables_test.cpp"),
+    ("summary/hash_tables.hpp", "2 * log_all + float(L - 2) * log_not", "2 * log_all", "summary/hash_tables_test.cpp"),
+    ("summary/hash_tables.hpp", "(not_all + float(L) * all)", "not_all", "summary/hash_tables_test.cpp"),
+    ("summary/hash_tables.hpp", "collisions >= 2", "collisions >= 1", "summary/hash_tables_test.cpp"),
+    ("summary/hash_tables.hpp", "(product - row.common) / size", "product / size", "cache/sampling_test.cpp"),
+    ("summary/hash_tables.hpp", "std::sqrt(squares) / unit", "std::sqrt(squares)", "summary/hash_tables_test.cpp"),
+    ("attention/remainder.hpp", "return -log_chance;", "return 0 * log_chance;", "summary/hash_tables_test.cpp"),
+    ("operation/sample.hpp", "i / selected * 32", "0", "cache/sampling_test.cpp"),
+    ("operation/sample.hpp", "bits[row / 32 * selected + place]", "bits[place]", "cache/sampling_test.cpp"),
+    ("operation/sample.hpp", "number(chosen[place])", "place", "cache/sampling_test.cpp"),
+    ("operation/attend.hpp", "samples.has(r, some.places[i]) && variant", "variant", "cache/sampling_test.cpp"),
+    ("operation/attend.hpp", "constexpr bool is_far_apart = is_sampled<S> || rotates_keys", "constexpr bool is_far_apart = rotates_keys", "cache/sampling_test.cpp"),
+    ("operation/attend_span.hpp", "samples.has(first_row + r, first + token)", "samples.has(r, token)", "emulator/bodies_test.cpp"),
+    ("operation/attend_span.hpp", "all_lengths[which * chunk + token]", "all_lengths[token]", "emulator/bodies_test.cpp"),
+    ("cuda/attend.hpp", "to.count, samples + item * this->sizes.sample_words()", "to.count, samples", "cuda/emulated_sampling_test.cpp"),
+    ("select/at_least.hpp", "ordered_bits(bound) - 1", "ordered_bits(bound)", "select/select_test.cpp"),
+    ("select/at_least.hpp", "if (count > most) return", "if (count > most + 1) return", "select/select_test.cpp"),
+    ("select/reduce.hpp", "raise(t, out.data, rows.row(h), out.count, 0.0f)", "raise(t, out.data, rows.row(0), out.count, 0.0f)", "select/select_test.cpp"),
+    ("host/attend.hpp", "matrix_view<float const> scores, row_view<logical_block const> chosen) {\n  i64 lost = 0, next = 0;", "matrix_view<float const> scores, row_view<logical_block const> chosen) {\n  i64 lost = 0, next = chosen.count;", "cache/sampling_test.cpp"),
 ]
 
 

@@ -245,6 +245,11 @@ TEST_CASE("methods are composed as their papers have it, with the published budg
   CHECK(is_composed_of<scheme::pq_cache<128>, summary::quantized_key<codec::product_codes<2, 64>>, sum_of_logits, top_k, reuse_ids<>>);
   CHECK((scheme::pq_cache<128>::published.share == 0.1 && scheme::pq_cache<128>::published.sinks == 32 && scheme::pq_cache<128>::block_tokens == 1));
 
+  using magic_pig = scheme::magic_pig<128>;
+  CHECK(is_composed_of<magic_pig, summary::hash_tables<10, 150>, max_of_logits, at_least<std::ratio<2>>, reuse_ids<>>);
+  CHECK((std::is_same_v<magic_pig::remainder, attention::sampled<>> && magic_pig::keeps_generated && magic_pig::block_tokens == 1));
+  CHECK((magic_pig::published.sinks == 4 && magic_pig::published.window == 64 && magic_pig::published.dense_layers == 1));
+
   CHECK((scheme::moba<128>::block_tokens == 512 && scheme::moba<128>::published.tokens == 1024 && scheme::moba<128>::published.window == 512));
   CHECK((scheme::free_kv<128>::block_tokens == 32 && scheme::twilight<128>::block_tokens == 1 && scheme::sparq<128>::block_tokens == 1));
   CHECK((scheme::tidal_decode<128>::published.dense_layers == 2 && scheme::tidal_decode<128>::published.tokens == 256));

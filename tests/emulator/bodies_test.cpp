@@ -234,7 +234,7 @@ void check_selector(Selector const& selector, std::vector<float> const& scores) 
 
 }  // namespace
 
-TEST_CASE("threshold and top_p select in blocks exactly what they select in series") {
+TEST_CASE("threshold, top_p and at_least select in blocks exactly what they select in series") {
   random_numbers r(7);
   for (i64 const n : {1, 31, 33, 500, 3000})
     for (i64 const k : {i64{0}, i64{1}, (n + 1) / 8, n}) {
@@ -243,10 +243,12 @@ TEST_CASE("threshold and top_p select in blocks exactly what they select in seri
         for (i64 i = 0; i < n; i += 3) scores[std::size_t(i)] = i % 2 ? 2.5f : i % 5 ? -infinity : std::nanf("");
       check_selector(select::threshold<>{}.with_budget(k), scores);
       check_selector(select::top_p<>{}.with_budget(k), scores);
+      check_selector(select::at_least<std::ratio<2>>{}.with_budget(k), scores);
       check_selector(select::top_p<std::ratio<1, 3>>{}.with_budget(k), std::vector<float>(std::size_t(n), 1.0f));
     }
   check_selector(select::threshold<>{}.with_budget(9), std::vector<float>(40, std::nanf("")));
   check_selector(select::top_p<>{}.with_budget(9), std::vector<float>(40, std::nanf("")));
+  check_selector(select::at_least<std::ratio<2>>{}.with_budget(9), std::vector<float>(40, std::nanf("")));
 }
 
 TEST_CASE("top_k in blocks: scores that no cell tells apart, more of them than a cell has room for, infinities, NaN, and numbers at the ends of f32") {
@@ -332,6 +334,7 @@ TEST_CASE("reductions of a group agree in blocks and in series") {
       check(select::max_of_softmaxes{});
       check(select::mean_of_softmaxes{});
       check(select::sum_of_logits{});
+      check(select::max_of_logits{});
       check(select::mean_query{});
     }
 }

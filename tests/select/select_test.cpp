@@ -6,6 +6,7 @@
 
 #include "catch.hpp"
 #include "cellar/select/all.hpp"
+#include "cellar/select/at_least.hpp"
 #include "cellar/select/none.hpp"
 #include "cellar/select/reduce.hpp"
 #include "cellar/select/threshold.hpp"
@@ -103,6 +104,37 @@ TEST_CASE("threshold takes what is within Alpha of the best, the highest ones up
       check(std::ratio<1, 2>{}, scores);
       check(std::ratio<1000>{}, scores);  // all but NaN and -infinity
     }
+}
+
+TEST_CASE("at_least takes what reaches the bound, however many, the highest ones up to the budget") {
+  random_numbers r(14);
+  float const nan = std::nanf("");
+  auto const check = [&]<class Bound>(Bound, std::vector<float> const& scores) {
+    auto const n = std::int64_t(scores.size());
+    std::int64_t count = 0;
+    for (float const s : scores) count += double(s) >= double(Bound::num) / double(Bound::den);
+    for (std::int64_t const k : {std::int64_t{1}, count - 1, count, count + 1, n, n + 5})
+      CHECK(chosen(select::at_least<Bound>{}.with_budget(k), scores) == best(scores, std::min(std::max<std::int64_t>(k, 0), count)));
+    CHECK(chosen(select::at_least<Bound>{}.with_budget(0), scores).empty());
+  };
+  for (std::int64_t const n : {1, 2, 33, 257, 3000}) {
+    auto scores = r.normals(n, 2);
+    for (std::int64_t b = 0; b < n; b += 5) scores[std::size_t(b)] = b % 2 ? nan : infinity;
+    auto counts = scores;
+    for (float& s : counts) s = std::round(s);  // many that are equal to the bound
+    for (auto const& some : {scores, counts}) {
+      check(std::ratio<2>{}, some);
+      check(std::ratio<-1, 2>{}, some);
+      check(std::ratio<0>{}, some);
+      check(std::ratio<1000>{}, some);
+    }
+  }
+  using two = select::at_least<std::ratio<2>>;
+  CHECK(chosen(two{}.with_budget(9), {nan, nan}).empty());
+  CHECK(chosen(two{}.with_budget(9), {0, 1, 1}).empty());
+  CHECK(chosen(two{}.with_budget(9), {2, std::nextafter(2.0f, 0.0f), 3, -infinity}) == std::vector<std::int64_t>{0, 2});
+  CHECK(chosen(two{}.with_budget(2), {2, 5, 2, 5, 5}) == std::vector<std::int64_t>{1, 3});
+  CHECK(chosen(two{}.with_budget(-5), {2, 3}).empty());
 }
 
 TEST_CASE("threshold takes the best also where a difference says nothing") {
@@ -219,7 +251,8 @@ TEST_CASE("reductions of a group agree with their definitions in double") {
       std::vector<std::vector<float>> rows;
       for (std::size_t h = 0; h < group; ++h) rows.push_back(r.normals(std::int64_t(n), 10));
       auto const by_softmax = reduced(select::max_of_softmaxes{}, rows, n), by_sum = reduced(select::sum_of_logits{}, rows, n),
-                 by_mean = reduced(select::mean_query{}, rows, n), by_mean_softmax = reduced(select::mean_of_softmaxes{}, rows, n);
+                 by_mean = reduced(select::mean_query{}, rows, n), by_mean_softmax = reduced(select::mean_of_softmaxes{}, rows, n),
+                 by_most = reduced(select::max_of_logits{}, rows, n);
       std::vector<double> sums;
       for (auto const& row : rows) {
         double const top = double(*std::max_element(row.begin(), row.end()));
@@ -229,14 +262,17 @@ TEST_CASE("reductions of a group agree with their definitions in double") {
       }
       for (std::size_t b = 0; b < n; ++b) {
         double softmax = -1e300, sum = 0, size = 0, weights = 0;
+        float most = -infinity;
         for (std::size_t h = 0; h < group; ++h) {
           softmax = std::max(softmax, double(rows[h][b]) - sums[h]);
           weights += std::exp(double(rows[h][b]) - sums[h]) / double(group);
+          most = std::max(most, rows[h][b]);
           sum += double(rows[h][b]);
           size += std::abs(double(rows[h][b]));
         }
         REQUIRE(double(by_softmax[b]) == Approx(softmax).margin(2e-5));
         REQUIRE(double(by_mean_softmax[b]) == Approx(std::log(weights)).margin(2e-5));
+        REQUIRE(by_most[b] == most);
         REQUIRE(double(by_sum[b]) == Approx(sum).margin(1e-5 * size));
         REQUIRE(double(by_mean[b]) == Approx(sum / double(group)).margin(1e-5 * size));
       }
@@ -260,6 +296,7 @@ TEST_CASE("laws of reductions: the order of the rows does not matter, one row ra
   check(select::max_of_softmaxes{});
   check(select::mean_of_softmaxes{});
   check(select::sum_of_logits{});
+  check(select::max_of_logits{});
   check(select::mean_query{});
 }
 
@@ -297,4 +334,6 @@ TEST_CASE("a NaN or infinite logit takes nothing from the other blocks") {
   };
   check(select::max_of_softmaxes{}, 1);
   check(select::mean_of_softmaxes{}, 2);
+  auto const most = reduced(select::max_of_logits{}, {{1, nan, nan, -infinity}, {2, 3, nan, nan}}, 4);
+  CHECK((most[0] == 2 && most[1] == 3 && std::isnan(most[2]) && most[3] == -infinity));
 }

@@ -288,9 +288,8 @@ TEST_CASE("sampled sums of weights and of weighted values are unbiased over proj
       ++n;
     }
   };
-  [&]<std::uint32_t... Seed>(std::integer_sequence<std::uint32_t, Seed...>) {
-    (draw(std::integral_constant<std::uint32_t, Seed + 1>{}), ...);
-  }(std::make_integer_sequence<std::uint32_t, 8>{});
+  [&]<std::uint32_t... Seed>(std::integer_sequence<std::uint32_t, Seed...>) { (draw(std::integral_constant<std::uint32_t, Seed + 1>{}), ...); }
+  (std::make_integer_sequence<std::uint32_t, 8>{});
   auto const check = [&](double total, double total_squares, double expected) {
     double const average = total / double(n), error = std::sqrt((total_squares / double(n) - average * average) / double(n));
     INFO(average << " for " << expected << ", " << (average - expected) / error << " standard errors of " << error);

@@ -43,6 +43,10 @@ TEST_CASE("all schemes decode a document in lockstep, with the whole prompt as b
     for (double const x : s.output_error) error += x / double(s.output_error.size());
     // The budget of sink_window is a window over the whole prompt, and all chunks of so short a prompt are outliers of shadow_kv as published.
     CHECK((s.work.fetched_blocks > 0) == (names[i] != "sink_window" && names[i] != "shadow_kv"));
+    if (names[i] == "magic_pig") {  // whatever its hashes sample
+      CHECK(std::isfinite(kl));
+      continue;
+    }
     if (names[i] == "twilight" || names[i] == "rabitq_cache") {  // they leave out what has little weight
       CHECK(std::isfinite(kl));
       CHECK(s.captured_mass > 0.5);

@@ -524,7 +524,7 @@ void attend_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
   auto const run = [&]<int Rows>(std::integral_constant<int, Rows>) {
     i64 const tiles = ceil_div(sizes.rows, Rows), heads = map.shape.kv_heads * tiles;
     detail::row_tiles<S, Rows> const rows{common, near.order ? near.order : ids, counts, every ? nullptr : near.resident, every ? nullptr : near.missing, every,
-                                          tiles, every ? nullptr : samples};
+                                          tiles,  every ? nullptr : samples};
     constexpr i64 shared = operation::span_sizes<S, Rows>::shared_bytes;
     detail::attend_kernel<S, T, Rows> attend{rows, q};
     bool is_apart = false;

@@ -183,8 +183,8 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
 template <offloading_scheme S, storage_scalar T>
 void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
                    heads_view<T> out, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block const* ids, i64 const* counts,
-                   bool every, statistics* per_worker = nullptr, resident_runs const* resident = nullptr,
-                   attention::softmax_state const* remainders = nullptr, [[maybe_unused]] std::uint32_t const* samples = nullptr) {
+                   bool every, statistics* per_worker = nullptr, resident_runs const* resident = nullptr, attention::softmax_state const* remainders = nullptr,
+                   [[maybe_unused]] std::uint32_t const* samples = nullptr) {
   int const heads = map.shape.kv_heads, group = map.shape.group();
   detail::check_queries(map, steps, q, sizes);
   detail::check_queries(map, steps, heads_view<T const>(out), sizes);

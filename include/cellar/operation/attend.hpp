@@ -115,7 +115,7 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
     float *key_scales = nullptr, *value_scales = nullptr;
     std::int32_t* places = nullptr;  // in the list, of far tokens that may be sampled
     float* lengths = nullptr;        // of their keys
-    i64 filled = 0, highest = 0;  // tokens; their largest position
+    i64 filled = 0, highest = 0;     // tokens; their largest position
     bool is_far = false;
   } chunks[2];
   for (i64 i = 0; i < 2; ++i) {

@@ -101,8 +101,9 @@ struct checked_scheme {
   static_assert(!is_sampled || sampling_summary<typename S::summary, head_dim>,
                 "cellar: a sampled remainder weighs by chances: it needs a summary whose scores are draws, such as summary::hash_tables");
   static_assert(!is_sampled || S::block_tokens == 1, "cellar: a sampled remainder weighs single tokens: it needs block_tokens = 1");
-  static_assert(!is_sampled || (S::select::reads_scores && !S::reduce::acts_on_queries && S::reuse::layers == 1 && S::reuse::steps == 1),
-                "cellar: a sampled remainder weighs by what every query head sampled itself: it needs a selection by scores of the heads, anew in every layer and step");
+  static_assert(
+      !is_sampled || (S::select::reads_scores && !S::reduce::acts_on_queries && S::reuse::layers == 1 && S::reuse::steps == 1),
+      "cellar: a sampled remainder weighs by what every query head sampled itself: it needs a selection by scores of the heads, anew in every layer and step");
   static_assert(!is_sampled || S::is_reproducible,
                 "cellar: what was sampled is told in the order of the selected blocks: a sampled remainder needs is_reproducible = true");
   static constexpr bool value = true;

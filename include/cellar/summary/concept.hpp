@@ -94,7 +94,8 @@ struct sampling_row {
 ///       over the draws that the summary could have made, a block is sampled with the chance exp(log_chance(row_of(query), query . key, length_of(its lane)));
 ///       log_chance is finite
 template <class S, int HeadDim = 128>
-concept sampling_summary = requires(S const& s, float score, float const* query, std::byte const* tile, int lane, sampling_row row, float product, float length) {
+concept sampling_summary = requires(S const& s, float score, float const* query, std::byte const* tile, int lane, sampling_row row, float product,
+                                    float length) {
   { S::is_sampled(score) } -> std::same_as<bool>;
   { s.template row_of<HeadDim>(query) } -> std::same_as<sampling_row>;  // of the bound summary; one member's work
   { s.length_of(tile, lane) } -> std::same_as<float>;

@@ -14,10 +14,10 @@ namespace cellar::inline CELLAR_ABI::summary {
 /// so that xor and or of K words say of 32 tables which collide. That a key or a query without direction has signs of 0 is as good as random ones.
 ///
 /// Projections  of a row x of P = max(64, 2^ceil(log2 D)) channels, the last ones 0: H (s_j (H s_1 (H s_0 x))) of Walsh-Hadamard transforms H and random
-///              s_0, s_1 of +-1 and s_j of -1, 0, 0, 1, by counters: one j for each of the K bits and each share of at most P tables, so that the bits of a table
-///              are independent. Two projections of one j have the moments of independent normal ones up to the second (that is what the zeros are for).
-///              Chances differ from u by less than 0.5 % of it where it was tried (D of 32 to 128, tests/summary). The signs are those of the same sums on every
-///              machine: so are the scores, to the last bit
+///              s_0, s_1 of +-1 and s_j of -1, 0, 0, 1, by counters: one j for each of the K bits and each share of at most P tables, so that the bits of a
+///              table are independent. Two projections of one j have the moments of independent normal ones up to the second (that is what the zeros are for).
+///              Chances differ from u by less than 0.5 % of it where it was tried (D of 32 to 128, tests/summary). The signs are those of the same sums on
+///              every machine: so are the scores, to the last bit
 /// Score        the number of tables that collide, 0 to L
 /// State        the mean, [head_dim] f32, per (layer, sequence, KV head)
 /// Bytes        4 K ceil(L / 32) + 4 a key
@@ -101,9 +101,7 @@ struct hash_tables {
     float const length = std::sqrt(dot<D>(query, query));
     return {center.template common<D>(query), length};
   }
-  CELLAR_HD float length_of(std::byte const* tile, int lane) const {
-    return reinterpret_cast<float const*>(tile)[i64{K} * words * tile_blocks + lane];
-  }
+  CELLAR_HD float length_of(std::byte const* tile, int lane) const { return reinterpret_cast<float const*>(tile)[i64{K} * words * tile_blocks + lane]; }
   /// Without a direction on one side the angle is as good as a right one; on both, all tables collide.
   CELLAR_HD static float log_chance(sampling_row const& row, float product, float length) {
     if (!(row.length > 0) && !(length > 0)) return 0;
@@ -114,8 +112,8 @@ struct hash_tables {
   ///
   /// In logarithms, and below half a collision on average as a sum of positive terms, so that nothing cancels or vanishes.
   ///
-  /// Error  2^-14, and 2 K times the relative error that the cosine's rounding makes in p. A p below 2^-13, which f32 cosines do not tell apart, counts as that:
-  ///        the result is at least -18.1 K
+  /// Error  2^-14, and 2 K times the relative error that the cosine's rounding makes in p. A p below 2^-13 counts as that, since f32 cosines do not tell
+  ///        them apart: the result is at least -18.1 K
   CELLAR_HD static float log_chance(float cosine) {
     float const c = cosine > 1 ? 1.0f : cosine > -1 ? cosine : -1.0f;
     float p = std::acos(-c) * 0.318309886f;  // 1 / pi
@@ -159,8 +157,8 @@ struct hash_tables {
   template <int D>
   CELLAR_HD static std::int8_t const* factors() {
     static constexpr auto all = [] {
-      constant_array<std::int8_t, (2 + K * shares<D>) * width<D>> a;
-      for (int i = 0; i < (2 + K * shares<D>) * width<D>; ++i) {
+      constant_array<std::int8_t, (2 + K * shares<D>)*width<D>> a;
+      for (int i = 0; i < (2 + K * shares<D>)*width<D>; ++i) {
         std::uint32_t const x = random_bits(Seed, std::uint32_t(i));
         a[i] = std::int8_t(i >= 2 * width<D> && (x & 2u) ? 0 : x & 1u ? -1 : 1);
       }
@@ -181,7 +179,8 @@ struct hash_tables {
       read(row, x);
       float const most = largest_magnitude(t, x, D);
       std::uint32_t const exponent = bit_cast<std::uint32_t>(most) >> 23;
-      float const unit = bit_cast<float>((exponent < 253 ? 254 - exponent : 1u) << 23);  // a power of two: no square overflows or vanishes, no product is rounded
+      // A power of two: no square overflows or vanishes, no product is rounded.
+      float const unit = bit_cast<float>((exponent < 253 ? 254 - exponent : 1u) << 23);
       float squares = 0;
       for (int c = 0; c < P; ++c) {
         x[c] = c < D ? x[c] * unit : 0.0f;
