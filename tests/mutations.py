@@ -112,8 +112,8 @@ MUTATIONS = [
     ("operation/attend.hpp", "some.is_far ? far_queries : queries", "queries", "cache/attend_test.cpp"),
     ("operation/seal.hpp", "S::value_codec::token_group), rows.values, target.values);", "S::value_codec::token_group), rows.keys, target.values);", "cache/attend_test.cpp"),
     ("operation/seal.hpp", "i64 const position = to.position(block);", "i64 const position = to.position(block + 1);", "cache/attend_test.cpp"),
-    ("operation/seal.hpp", "to.summary(head, to.position(first + b)).build", "to.summary(head, to.position(first)).build", "cache/select_test.cpp"),
-    ("operation/seal.hpp", "detail::train(t, to.summary(head, 0), keys, to.summary_state(head), scratch);", "", "cache/attend_test.cpp"),
+    ("operation/seal.hpp", "to.summary(head, to.position(first + b));", "to.summary(head, to.position(first));", "cache/select_test.cpp"),
+    ("operation/seal.hpp", "detail::train(t, to.summary(head, 0), keys, to.summary_state(head), scratch, queries);", "", "cache/attend_test.cpp"),
     ("operation/memory.hpp", "(position - map.sinks) % map.tail_rows", "(position - map.sinks) % (map.tail_rows - 1)", "cache/attend_test.cpp"),
     ("operation/memory.hpp", "(copy * map_type::tiles_per_page + within) * map.tile()", "head * map_type::tiles_per_page * map.tile()", "cache/select_test.cpp"),
     # host drivers

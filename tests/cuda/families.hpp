@@ -175,6 +175,7 @@ void latent(Device const& on) {
   check<latent_bytes, f16>(on, 62);
   check<latent_groups, float>(on, 63);
   check<latent_remainder, float>(on, 64);
+  check<scheme::latent<scheme::h2o<40, float>, 24>, float>(on, 78, {.is_short = true});
   check<scheme::latent<scheme::yakv_before_rotary<40, float>, 24>, float>(on, 65);
   check<of_values<scheme::yakv<64, float>, 24>, float>(on, 66);
   check<of_values<scheme::quest<24>, 40>, bf16>(on, 67);
