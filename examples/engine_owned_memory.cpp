@@ -138,7 +138,7 @@ int main() {
     i64 const row = i * shape.query_heads * d;
     auto const q = cellar::packed_heads(p.queries.data() + row, 1, shape.query_heads, d);
     for (int layer = 0; layer < layers; ++layer) {
-      cellar::host::append_tokens<scheme, float>(on, map, memory(layer), {&step, 1}, kv(p.keys), kv(p.values), scratch);
+      cellar::host::append_tokens<scheme, float>(on, map, memory(layer), {&step, 1}, {kv(p.keys), kv(p.values)}, scratch);
       cellar::host::select_blocks<scheme, float>(on, map, memory(layer), {&step, 1}, q, sizes, scratch, ids.data(), counts.data());
       cellar::host::attend_blocks<scheme, float>(on, map, memory(layer), {&step, 1}, q, cellar::packed_heads(out.data() + row, 1, shape.query_heads, d), sizes,
                                                  scratch, ids.data(), counts.data(), false);

@@ -391,7 +391,7 @@ TEST_CASE("every edge of what is supported is refused by name") {  // H36
     CHECK_THROWS_WITH(cache<Scheme>(serial, s, l, b), contains(words));
   };
   std::type_identity<scheme::quest<16, float>> const quest;
-  for (int const d : {0, 4, 12, 264, 576, -16}) refused(quest, "head_dim must be a multiple of 8 up to 256", [&](auto& s, auto&, auto&) { s.head_dim = d; });
+  for (int const d : {0, 4, 12, 580, 584, -16}) refused(quest, "head_dim must be a multiple of 8 up to 576", [&](auto& s, auto&, auto&) { s.head_dim = d; });
   refused(quest, "head_dim is not the scheme's", [](auto& s, auto&, auto&) {
     s.head_dim = 24;
     s.rotary = {};

@@ -36,8 +36,9 @@ struct variant_reference<cellar::attention::sliding_window<Tokens, Base>> {
 
 /// A model's keys and values made of random numbers, and attention over them in double: what a cache is compared with.
 struct sequence_data {
-  std::vector<float> keys, values;  // [layer][token][kv_head][head_dim], room for all tokens
+  std::vector<float> keys, values;  // [layer][token][kv_head][head_dim or value_dim], room for all tokens
   std::int64_t capacity = 0, prompt = 0;
+  std::vector<float> index_keys = {};                                 // [layer][token][kv_head][index_dim], of schemes that have them
   std::int64_t kept = 0;                                              // first tokens of the open block whose codes are kept
   std::vector<float> original_keys = keys, original_values = values;  // what policies learnt from
   std::vector<float> coded_keys = keys, coded_values = values;        // what codes were made of: not the same where a block was reopened
@@ -54,7 +55,10 @@ struct recorded_layer {
 template <class Scheme>
 class reference {
  public:
-  static constexpr int d = Scheme::head_dim;
+  static constexpr int d = Scheme::head_dim, dv = Scheme::value_dim;
+  static constexpr bool in_keys = cellar::stored_in_keys<typename Scheme::value_codec>;  ///< A value is what its key begins with, near and far.
+  static constexpr bool is_indexed = cellar::indexed_summary<typename Scheme::summary>;
+  static constexpr int di = cellar::memory_map<Scheme>::scored_dim;  ///< Of index keys.
 
   explicit reference(recorded_layer const& of) : random_(0), shape_(of.shape), recorded_(&of) {}
   reference(int layers, int kv_heads, int group, std::uint64_t seed, float bias = 0) : random_(seed), bias_(random_.normals(d, bias)) {
@@ -90,16 +94,18 @@ class reference {
       };
       return {rows(recorded_->keys), rows(recorded_->values), capacity, prompt};
     }
-    sequence_data s{random_.normals(shape_.layers * capacity * width()), random_.normals(shape_.layers * capacity * width()), capacity, prompt};
+    sequence_data s{random_.normals(shape_.layers * capacity * width()), random_.normals(shape_.layers * capacity * shape_.kv_heads * dv), capacity, prompt};
     for (std::int64_t row = 0; row < std::int64_t(s.keys.size()) / d; ++row) {
       std::int64_t const position = row / shape_.kv_heads % capacity;
       float* const k = s.keys.data() + row * d;
       for (int c = 0; c < d; ++c) k[c] = from_storage(k[c] + bias_[std::size_t(c)]);
       cellar::rotate(shape_.rotary, k, position, k);
-      for (int c = 0; c < d; ++c) {
-        k[c] = from_storage(k[c]);
-        s.values[std::size_t(row * d + c)] = from_storage(s.values[std::size_t(row * d + c)]);
-      }
+      for (int c = 0; c < d; ++c) k[c] = from_storage(k[c]);
+    }
+    for (float& x : s.values) x = from_storage(x);
+    if constexpr (is_indexed) {
+      s.index_keys = random_.normals(shape_.layers * capacity * shape_.kv_heads * di);
+      for (float& x : s.index_keys) x = from_storage(x);
     }
     s.original_keys = s.coded_keys = s.keys;
     s.original_values = s.coded_values = s.values;
@@ -114,6 +120,11 @@ class reference {
     }
     return random_numbers(std::uint64_t((std::int64_t(who) * 100000 + position) * 100 + layer)).normals(n, 2);
   }
+  /// The same of an index query, [kv_head * index_heads][di], and then its weights.
+  std::vector<float> index_query(std::size_t who, std::int64_t position, int layer) const {
+    std::int64_t const heads = shape_.kv_heads * cellar::scored_queries<Scheme>(0);
+    return random_numbers(std::uint64_t((std::int64_t(who) * 100000 + position) * 100 + layer + 50)).normals(heads * (di + 1));
+  }
   /// What the last `observed` tokens of a prompt ask, [layer][token][query_head][d].
   std::vector<float> prompt_queries(std::size_t who, std::int64_t prompt, std::int64_t observed) const {
     std::vector<float> all;
@@ -125,55 +136,69 @@ class reference {
     return all;
   }
   std::int64_t width() const { return std::int64_t(shape_.kv_heads) * d; }
+  /// A row of keys, or of values where Dim is theirs.
+  template <int Dim = d>
   float* row(std::vector<float>& x, sequence_data const& s, int layer, std::int64_t token, int head = 0) const {
-    return x.data() + ((layer * s.capacity + token) * shape_.kv_heads + head) * d;
+    return x.data() + ((layer * s.capacity + token) * shape_.kv_heads + head) * Dim;
   }
+  template <int Dim = d>
   float const* row(std::vector<float> const& x, sequence_data const& s, int layer, std::int64_t token, int head = 0) const {
-    return x.data() + ((layer * s.capacity + token) * shape_.kv_heads + head) * d;
+    return x.data() + ((layer * s.capacity + token) * shape_.kv_heads + head) * Dim;
   }
 
   /// The prompt in staging memory of its own, packed at its length.
   cellar::prompt_staging<float> staging(sequence_data const& s, std::vector<float>& keys, std::vector<float>& values) const {
     keys.clear();
     values.clear();
+    staged_index_keys_.clear();
     for (int layer = 0; layer < shape_.layers; ++layer) {
       keys.insert(keys.end(), row(s.keys, s, layer, 0), row(s.keys, s, layer, 0) + s.prompt * width());
-      values.insert(values.end(), row(s.values, s, layer, 0), row(s.values, s, layer, 0) + s.prompt * width());
+      values.insert(values.end(), row<dv>(s.values, s, layer, 0), row<dv>(s.values, s, layer, 0) + s.prompt * shape_.kv_heads * dv);
     }
-    return {keys.data(), values.data(), s.prompt, s.prompt};
+    cellar::prompt_staging<float> staging{keys.data(), in_keys ? nullptr : values.data(), s.prompt, s.prompt};
+    if constexpr (is_indexed) {
+      for (int layer = 0; layer < shape_.layers; ++layer)
+        staged_index_keys_.insert(staged_index_keys_.end(), row<di>(s.index_keys, s, layer, 0),
+                                  row<di>(s.index_keys, s, layer, 0) + s.prompt * shape_.kv_heads * di);
+      staging.index_keys = staged_index_keys_.data();
+    }
+    return staging;
   }
 
-  /// One head's rows [tokens][d].
+  /// One head's rows [tokens][Dim].
+  template <int Dim = d>
   std::vector<float> head_rows(std::vector<float> const& x, sequence_data const& s, int layer, int head, std::int64_t begin, std::int64_t end) const {
     std::vector<float> rows;
-    for (std::int64_t p = begin; p < end; ++p) rows.insert(rows.end(), row(x, s, layer, p, head), row(x, s, layer, p, head) + d);
+    for (std::int64_t p = begin; p < end; ++p) rows.insert(rows.end(), row<Dim>(x, s, layer, p, head), row<Dim>(x, s, layer, p, head) + Dim);
     return rows;
   }
 
   /// What a codec (tested by itself) makes of one head's rows at positions from `first` on; trained on the prompt's rows where it learns.
-  template <class Codec>
+  template <int Dim = d, class Codec>
   std::vector<float> coded(Codec coder, std::vector<float> const& rows, std::vector<float> const& prompt_rows, std::int64_t first) const {
-    return coded_columns<d>(coder, rows, prompt_rows, first);
+    return coded_columns<Dim, Dim>(coder, rows, prompt_rows, first);
   }
   /// The same of tokens [begin, end) of a sequence, one head of them; codecs over all heads see all of them.
-  template <class Codec>
+  template <class Codec, int Dim = d>
   std::vector<float> far(std::vector<float> const& x, std::vector<float> const& original, sequence_data const& s, int layer, int head, std::int64_t begin,
                          std::int64_t end) const {
     if constexpr (cellar::of_all_heads<Codec>) {
       auto const all = [&](std::vector<float> const& y, std::int64_t first, std::int64_t last) {
-        return std::vector<float>(row(y, s, layer, first), row(y, s, layer, first) + (last - first) * width());
+        return std::vector<float>(row<Dim>(y, s, layer, first), row<Dim>(y, s, layer, first) + (last - first) * shape_.kv_heads * Dim);
       };
-      return coded_columns<cellar::dynamic>(Codec{}.of_head(head, shape_.kv_heads), all(x, begin, end), all(original, 0, s.prompt), begin);
+      return coded_columns<cellar::dynamic, Dim>(Codec{}.of_head(head, shape_.kv_heads), all(x, begin, end), all(original, 0, s.prompt), begin);
     } else {
-      return coded(Codec{}, head_rows(x, s, layer, head, begin, end), head_rows(original, s, layer, head, 0, s.prompt), begin);
+      return coded<Dim>(Codec{}, head_rows<Dim>(x, s, layer, head, begin, end), head_rows<Dim>(original, s, layer, head, 0, s.prompt), begin);
     }
   }
   static float from_storage(float x) { return cellar::to_float(cellar::from_float<typename Scheme::near_scalar>(x)); }
 
-  /// softmax(scale q . k, as the scheme's attention bends it) v over the given positions, keys and values [token][d] of one head; in double.
+  /// softmax(scale q . k, as the scheme's attention bends it) v over the given positions, keys and values [token][d or dv] of one head; in double. Values in
+  /// keys: those keys.
   std::vector<double> attend(float const* q, std::vector<float> const& keys, std::vector<float> const& values,
                              std::vector<std::int64_t> const& positions) const {
-    std::vector<double> logits, out(d, 0.0);
+    constexpr int stride = in_keys ? d : dv;
+    std::vector<double> logits, out(dv, 0.0);
     double top = -1e300, sum = 0;
     for (std::int64_t const p : positions) {
       double x = 0;
@@ -184,16 +209,16 @@ class reference {
     for (std::size_t i = 0; i < positions.size(); ++i) {
       double const w = std::exp(logits[i] - top);
       sum += w;
-      for (int c = 0; c < d; ++c) out[std::size_t(c)] += w * double(values[std::size_t(positions[i] * d + c)]);
+      for (int c = 0; c < dv; ++c) out[std::size_t(c)] += w * double(values[std::size_t(positions[i] * stride + c)]);
     }
     for (double& x : out) x /= sum;
     return out;
   }
 
  private:
-  template <int Columns, class Codec>
+  template <int Columns, int Dim, class Codec>
   std::vector<float> coded_columns(Codec coder, std::vector<float> const& rows, std::vector<float> const& prompt_rows, std::int64_t first) const {
-    std::int64_t const columns = Columns == cellar::dynamic ? width() : d, tokens = std::int64_t(rows.size()) / columns;
+    std::int64_t const columns = Columns == cellar::dynamic ? std::int64_t(shape_.kv_heads) * Dim : Dim, tokens = std::int64_t(rows.size()) / columns;
     auto const view = [&](std::vector<float> const& x) {
       return cellar::matrix_view<float const, Columns>{x.data(), std::int64_t(x.size()) / columns, columns, columns};
     };
@@ -216,12 +241,12 @@ class reference {
     std::vector<std::byte> codes(std::size_t(groups * size.codes) + 1), scales(std::size_t(groups * size.scales) + 1);
     cellar::row_parts<std::byte> const at{codes.data(), scales.data(), size.codes, size.scales};
     coder.encode(t, view(rows), at);
-    std::vector<float> y(std::size_t(tokens * d));
-    coder.decode(t, at, rows_of<d>(y));
+    std::vector<float> y(std::size_t(tokens * Dim));
+    coder.decode(t, at, rows_of<Dim>(y));
     return y;
   }
 
-  mutable std::vector<float> turns_;
+  mutable std::vector<float> turns_, staged_index_keys_;
   random_numbers random_;
   std::vector<float> bias_;
   std::vector<double> frequencies_;
@@ -233,7 +258,9 @@ class reference {
 template <class Scheme>
 class trial {
  public:
-  static constexpr int d = Scheme::head_dim;
+  static constexpr int d = Scheme::head_dim, dv = Scheme::value_dim;
+  static constexpr bool in_keys = reference<Scheme>::in_keys, is_indexed = reference<Scheme>::is_indexed;
+  static constexpr int di = reference<Scheme>::di;
   static constexpr std::int64_t observed = 24;  ///< A prompt's last tokens, whose queries schemes that learn from them are given.
 
   trial(reference<Scheme>& ref, std::vector<std::int64_t> const& prompts, std::int64_t generated, cellar::budget const& budget, cellar::host::executor on = {},
@@ -262,7 +289,7 @@ class trial {
     }
   }
 
-  /// One step of the given sequences, `new_tokens` each; checks every layer's output. Returns the outputs, [layer][row][head][d].
+  /// One step of the given sequences, `new_tokens` each; checks every layer's output. Returns the outputs, [layer][row][head][dv].
   std::vector<float> step(std::vector<std::size_t> const& who, std::vector<std::int64_t> const& new_tokens, double tolerance, bool checks = true) {
     auto const& shape = ref_.shape();
     std::vector<cellar::batch_entry> batch;
@@ -274,20 +301,43 @@ class trial {
     cache.plan(on_, {batch.data(), std::int64_t(batch.size())});
     std::vector<float> all;
     for (int layer = 0; layer < shape.layers; ++layer) {
-      std::vector<float> k, v, q, out(std::size_t(rows * shape.query_heads * d));
+      std::vector<float> k, v, q, index_keys, asked, weights, out(std::size_t(rows * shape.query_heads * dv));
       for (std::size_t i = 0; i < who.size(); ++i)
         for (std::int64_t t = 0; t < new_tokens[i]; ++t) {
           auto const& s = data[who[i]];
-          auto const *const key = ref_.row(s.keys, s, layer, lengths[who[i]] + t), *const value = ref_.row(s.values, s, layer, lengths[who[i]] + t);
+          auto const *const key = ref_.row(s.keys, s, layer, lengths[who[i]] + t), *const value =
+                                                                                       ref_.template row<dv>(s.values, s, layer, lengths[who[i]] + t);
           k.insert(k.end(), key, key + ref_.width());
-          v.insert(v.end(), value, value + ref_.width());
+          v.insert(v.end(), value, value + shape.kv_heads * dv);
           auto const query = ref_.query(who[i], lengths[who[i]] + t, layer);
           q.insert(q.end(), query.begin(), query.end());
+          if constexpr (is_indexed) {
+            auto const* const index_key = ref_.template row<di>(s.index_keys, s, layer, lengths[who[i]] + t);
+            index_keys.insert(index_keys.end(), index_key, index_key + shape.kv_heads * di);
+            auto const both = ref_.index_query(who[i], lengths[who[i]] + t, layer);
+            auto const heads = both.size() / (di + 1);
+            asked.insert(asked.end(), both.begin(), both.end() - std::ptrdiff_t(heads));
+            weights.insert(weights.end(), both.end() - std::ptrdiff_t(heads), both.end());
+          }
         }
-      cache.append(on_, layer, cellar::packed_heads<float const>(k.data(), rows, shape.kv_heads, d),
-                   cellar::packed_heads<float const>(v.data(), rows, shape.kv_heads, d));
-      cache.attend(on_, layer, cellar::packed_heads<float const>(q.data(), rows, shape.query_heads, d),
-                   cellar::packed_heads(out.data(), rows, shape.query_heads, d));
+      auto const keys = cellar::packed_heads<float const>(k.data(), rows, shape.kv_heads, d);
+      auto const values = cellar::packed_heads<float const>(v.data(), rows, shape.kv_heads, dv);
+      cellar::token_rows<float> stored{keys};
+      if constexpr (!in_keys) stored.values = values;
+      if constexpr (is_indexed) stored.index_keys = cellar::packed_heads<float const>(index_keys.data(), rows, shape.kv_heads, di);
+      if constexpr (in_keys || is_indexed)
+        cache.append(on_, layer, stored);
+      else
+        cache.append(on_, layer, keys, values);
+      auto const queries = cellar::packed_heads<float const>(q.data(), rows, shape.query_heads, d);
+      auto const outputs = cellar::packed_heads(out.data(), rows, shape.query_heads, dv);
+      if constexpr (is_indexed) {
+        std::int64_t const heads = shape.kv_heads * cellar::scored_queries<Scheme>(0);
+        cache.attend(on_, layer, queries, outputs,
+                     {cellar::packed_heads<float const>(asked.data(), rows, int(heads), di), {weights.data(), rows, heads, heads}});
+      } else {
+        cache.attend(on_, layer, queries, outputs);
+      }
       if (checks) check(layer, who, new_tokens, q, out, tolerance);
       all.insert(all.end(), out.begin(), out.end());
     }
@@ -307,23 +357,25 @@ class trial {
     // The rows of a block that was cut are near as decoded; whole token groups keep their codes, the rest is coded from the decoded rows.
     bool const is_cut = sealed < sealed_before;
     s.kept = std::max<std::int64_t>(0, is_cut ? length - begin : std::min(s.kept, length - begin));
-    auto const reopen = [&]<class Codec>(std::type_identity<Codec>, std::vector<float>& near, std::vector<float>& coded, std::vector<float> const& original) {
+    auto const reopen = [&]<class Codec, int Dim>(std::type_identity<Codec>, std::integral_constant<int, Dim>, std::vector<float>& near,
+                                                  std::vector<float>& coded, std::vector<float> const& original) {
       auto const source = coded;
       std::int64_t const recoded = begin + s.kept / Codec::token_group * Codec::token_group;
       for (int layer = 0; layer < ref_.shape().layers; ++layer)
         for (int head = 0; head < ref_.shape().kv_heads; ++head) {
           std::vector<float> rows;
-          if (is_cut && s.kept > 0) rows = ref_.template far<Codec>(source, original, s, layer, head, begin, begin + Scheme::block_tokens);
+          if (is_cut && s.kept > 0) rows = ref_.template far<Codec, Dim>(source, original, s, layer, head, begin, begin + Scheme::block_tokens);
           for (std::int64_t p = begin; p < std::min(begin + Scheme::block_tokens, s.capacity); ++p)
-            for (int c = 0; c < d; ++c) {
-              float& x = ref_.row(near, s, layer, p, head)[c];
-              if (is_cut && p < length) x = ref_.from_storage(rows[std::size_t((p - begin) * d + c)]);
-              if (p >= recoded) ref_.row(coded, s, layer, p, head)[c] = x;
+            for (int c = 0; c < Dim; ++c) {
+              float& x = ref_.template row<Dim>(near, s, layer, p, head)[c];
+              if (is_cut && p < length) x = ref_.from_storage(rows[std::size_t((p - begin) * Dim + c)]);
+              if (p >= recoded) ref_.template row<Dim>(coded, s, layer, p, head)[c] = x;
             }
         }
     };
-    reopen(std::type_identity<typename Scheme::key_codec>{}, s.keys, s.coded_keys, s.original_keys);
-    reopen(std::type_identity<typename Scheme::value_codec>{}, s.values, s.coded_values, s.original_values);
+    reopen(std::type_identity<typename Scheme::key_codec>{}, std::integral_constant<int, d>{}, s.keys, s.coded_keys, s.original_keys);
+    if constexpr (!in_keys)
+      reopen(std::type_identity<typename Scheme::value_codec>{}, std::integral_constant<int, dv>{}, s.values, s.coded_values, s.original_values);
   }
   /// Forks a sequence; returns the new one's number.
   std::size_t fork(std::size_t who) {
@@ -344,24 +396,26 @@ class trial {
       std::int64_t const length = lengths[who[i]] + new_tokens[i], sinks = std::min(cache.sinks(), length), sealed = cache.sealed_blocks(ids[who[i]]);
       REQUIRE(cache.length(ids[who[i]]) == length);
       for (int head = 0; head < shape.kv_heads; ++head) {
-        auto keys = ref_.head_rows(s.keys, s, layer, head, 0, length), values = ref_.head_rows(s.values, s, layer, head, 0, length);
+        auto keys = ref_.head_rows(s.keys, s, layer, head, 0, length), values = ref_.template head_rows<dv>(s.values, s, layer, head, 0, length);
         if (sealed > 0) {  // far rows are what the codec makes of them
           std::int64_t const begin = cache.sinks(), end = begin + sealed * Scheme::block_tokens;
           auto const far_keys = ref_.template far<typename Scheme::key_codec>(s.coded_keys, s.original_keys, s, layer, head, begin, end);
-          auto const far_values = ref_.template far<typename Scheme::value_codec>(s.coded_values, s.original_values, s, layer, head, begin, end);
           std::copy(far_keys.begin(), far_keys.end(), keys.begin() + begin * d);
-          std::copy(far_values.begin(), far_values.end(), values.begin() + begin * d);
+          if constexpr (!in_keys) {
+            auto const far_values = ref_.template far<typename Scheme::value_codec, dv>(s.coded_values, s.original_values, s, layer, head, begin, end);
+            std::copy(far_values.begin(), far_values.end(), values.begin() + begin * dv);
+          }
         }
         // Outliers are near and exact.
         auto const outliers = cache.outliers(layer, ids[who[i]], head);
         auto const is_outlier = [&](std::int64_t block) { return std::any_of(outliers.begin(), outliers.end(), [&](auto id) { return number(id) == block; }); };
         for (auto const id : outliers) {
-          std::int64_t const first = cache.sinks() + number(id) * Scheme::block_tokens, n = Scheme::block_tokens * d;
+          std::int64_t const first = cache.sinks() + number(id) * Scheme::block_tokens;
           REQUIRE(number(id) < sealed);
           auto const exact_keys = ref_.head_rows(s.original_keys, s, layer, head, first, first + Scheme::block_tokens);
-          auto const exact_values = ref_.head_rows(s.original_values, s, layer, head, first, first + Scheme::block_tokens);
-          std::copy_n(exact_keys.begin(), n, keys.begin() + first * d);
-          std::copy_n(exact_values.begin(), n, values.begin() + first * d);
+          auto const exact_values = ref_.template head_rows<dv>(s.original_values, s, layer, head, first, first + Scheme::block_tokens);
+          std::copy(exact_keys.begin(), exact_keys.end(), keys.begin() + first * d);
+          std::copy(exact_values.begin(), exact_values.end(), values.begin() + first * dv);
         }
         std::vector<std::int64_t> positions;
         for (auto const id : outliers)
@@ -383,13 +437,13 @@ class trial {
           auto visible = positions;
           std::erase_if(visible, [&](std::int64_t p) { return !variant_reference<typename Scheme::attention>::sees(lengths[who[i]] + t, p); });
           for (int g = 0; g < shape.group(); ++g) {
-            std::int64_t const at = ((row + t) * shape.query_heads + head * shape.group() + g) * d;
-            auto const expected = ref_.attend(q.data() + at, keys, values, visible);
-            for (int c = 0; c < d; ++c) {
-              double const difference = std::abs(double(out[std::size_t(at + c)]) - expected[std::size_t(c)]);
+            std::int64_t const at = (row + t) * shape.query_heads + head * shape.group() + g;
+            auto const expected = ref_.attend(q.data() + at * d, keys, in_keys ? keys : values, visible);
+            for (int c = 0; c < dv; ++c) {
+              double const difference = std::abs(double(out[std::size_t(at * dv + c)]) - expected[std::size_t(c)]);
               if (!(difference <= tolerance))
                 FAIL("sequence " << who[i] << ", layer " << layer << ", head " << head << ", query " << t << ", length " << length << ": "
-                                 << out[std::size_t(at + c)] << " for " << expected[std::size_t(c)]);
+                                 << out[std::size_t(at * dv + c)] << " for " << expected[std::size_t(c)]);
             }
           }
         }

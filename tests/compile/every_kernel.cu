@@ -16,12 +16,18 @@ template <class Scheme>
 void use(cuda::executor const& on, heads_view<bf16> x) {
   cache<Scheme, cuda::executor> c(on, {.layers = 1, .query_heads = 8, .kv_heads = 2, .head_dim = Scheme::head_dim}, {.tokens = 1000});
   auto const id = c.begin_prompt(prompt_staging<bf16>{});
-  c.append_chunk(on, id, 0, x, x);
+  token_rows<bf16> rows{x};
+  if constexpr (!memory_map<Scheme>::values_in_keys) rows.values = x;
+  if constexpr (memory_map<Scheme>::is_indexed) rows.index_keys = x;
+  c.append_chunk(on, id, 0, rows);
   c.finish_prompt(on, id);
   batch_entry const entry{id, 1};
   c.plan(on, row_view<batch_entry const>{&entry, 1});
-  c.append(on, 0, x, x);
-  c.template attend<bf16>(on, 0, x, x);
+  c.append(on, 0, rows);
+  if constexpr (memory_map<Scheme>::is_indexed)
+    c.template attend<bf16>(on, 0, x, x, {x, {}});
+  else
+    c.template attend<bf16>(on, 0, x, x);
   if constexpr (operation::keeps_selections<Scheme>) c.select(on, 0, x);
   c.complete();
   c.truncate(on, c.fork(on, id), 5);
@@ -43,4 +49,6 @@ void all(cuda::executor const& on) {
   use<scheme::quest<256>>(on, {});
   use<scheme::yakv<64, float>>(on, {});
   use<scheme::quest<80, f16>>(on, {});
+  use<scheme::latent<scheme::dense<576>, 512>>(on, {});
+  use<scheme::dsa<>>(on, {});
 }

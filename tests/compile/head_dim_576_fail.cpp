@@ -1,4 +1,4 @@
-// expect: latent attention
+// expect: up to 576 where values are channels of the keys
 #include "cellar/cellar.hpp"
 
 struct mine : cellar::scheme_defaults<576> {};

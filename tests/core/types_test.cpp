@@ -31,9 +31,9 @@ TEST_CASE("a shape that no operation could serve is refused") {
   refused([](model_shape& s) { s.kv_heads = -1; }, "kv_heads");
   refused([](model_shape& s) { s.query_heads = 15; }, "multiple of kv_heads");
   refused([](model_shape& s) { s.head_dim = 12; }, "head_dim");
-  refused([](model_shape& s) { s.head_dim = 264; }, "head_dim");
+  refused([](model_shape& s) { s.head_dim = 260; }, "head_dim");
   refused([](model_shape& s) { s.head_dim = 0; }, "head_dim");
-  refused([](model_shape& s) { s.head_dim = 576; }, "latent attention");
+  refused([](model_shape& s) { s.head_dim = 584; }, "up to 576");
   refused([](model_shape& s) { s.softmax_scale = infinity; }, "softmax_scale");
   refused([](model_shape& s) { s.softmax_scale = -1; }, "softmax_scale");
   std::vector<double> const frequencies(31, 1.0);

@@ -83,7 +83,7 @@ struct comparison {
 template <class Scheme, class Device, class T>
 void compare(cache<Scheme> const& reference, cache<Scheme, Device> const& tested, Device const& on, std::vector<batch_entry> const& batch,
              std::vector<T> const& expected, std::vector<T> const& result, int query_heads, sizes const& s, comparison& seen) {
-  constexpr int D = Scheme::head_dim;
+  constexpr int D = Scheme::value_dim;
   auto const selection = tested.selection();
   std::vector<logical_block> ids(std::size_t(selection.count));
   on.download(ids.data(), selection.data, i64(ids.size() * sizeof(logical_block)));
@@ -118,7 +118,10 @@ void compare(cache<Scheme> const& reference, cache<Scheme, Device> const& tested
 
 template <class Scheme, class T, class Device>
 void check(Device const& on, std::uint64_t seed, sizes const& s = {}, cellar::budget b = Scheme::published) {
-  constexpr int D = Scheme::head_dim;
+  constexpr int D = Scheme::head_dim, V = Scheme::value_dim;
+  constexpr bool in_keys = memory_map<Scheme>::values_in_keys, is_indexed = memory_map<Scheme>::is_indexed;
+  constexpr int I = is_indexed ? memory_map<Scheme>::scored_dim : 1;
+  int const index_heads = is_indexed ? int(s.kv_heads * scored_queries<Scheme>(0)) : 1;
   int const query_heads = s.group * s.kv_heads;
   auto const f = frequencies(D);
   rotary const embedding{rotary_pairing::half_split, {f.data(), D / 2}};
@@ -140,9 +143,12 @@ void check(Device const& on, std::uint64_t seed, sizes const& s = {}, cellar::bu
   std::vector<sequence_id> ids;
   for (i64 const tokens : s.prompts) {
     both_rows<T, Device> k(on, rounded<T>(random.normals(s.layers * tokens * s.kv_heads * D)), s.kv_heads, D);
-    both_rows<T, Device> v(on, rounded<T>(random.normals(s.layers * tokens * s.kv_heads * D)), s.kv_heads, D);
-    auto const id = reference.begin_prompt(prompt_staging<T>{k.host.data(), v.host.data(), tokens, tokens});
-    REQUIRE(tested.begin_prompt(prompt_staging<T>{k.device.data(), v.device.data(), tokens, tokens}) == id);
+    both_rows<T, Device> v(on, rounded<T>(random.normals(s.layers * tokens * s.kv_heads * V)), s.kv_heads, V);
+    both_rows<T, Device> x(on, rounded<T>(is_indexed ? random.normals(s.layers * tokens * s.kv_heads * I) : std::vector<float>{}), s.kv_heads, I);
+    auto const id =
+        reference.begin_prompt(prompt_staging<T>{k.host.data(), in_keys ? nullptr : v.host.data(), tokens, tokens, is_indexed ? x.host.data() : nullptr});
+    REQUIRE(tested.begin_prompt(
+                prompt_staging<T>{k.device.data(), in_keys ? nullptr : v.device.data(), tokens, tokens, is_indexed ? x.device.data() : nullptr}) == id);
     if constexpr (observes_queries<Scheme>) {
       i64 const observed = 29;  // tokens, not a multiple of what is observed at a time
       both_rows<T, Device> q(on, rounded<T>(random.normals(s.layers * observed * query_heads * D)), query_heads, D);
@@ -169,21 +175,42 @@ void check(Device const& on, std::uint64_t seed, sizes const& s = {}, cellar::bu
     tested.plan(on, view);
     for (int layer = 0; layer < s.layers; ++layer) {
       both_rows<T, Device> k(on, rounded<T>(random.normals(rows * s.kv_heads * D)), s.kv_heads, D),
-          v(on, rounded<T>(random.normals(rows * s.kv_heads * D)), s.kv_heads, D);
+          v(on, rounded<T>(random.normals(rows * s.kv_heads * V)), s.kv_heads, V);
       both_rows<T, Device> q(on, rounded<T>(random.normals(rows * query_heads * D)), query_heads, D);
-      both_rows<T, Device> out(on, std::vector<T>(std::size_t(rows * query_heads * D), from_float<T>(undefined)), query_heads, D);
+      both_rows<T, Device> out(on, std::vector<T>(std::size_t(rows * query_heads * V), from_float<T>(undefined)), query_heads, V);
+      both_rows<T, Device> x(on, rounded<T>(is_indexed ? random.normals(rows * s.kv_heads * I) : std::vector<float>{}), s.kv_heads, I),
+          asked(on, rounded<T>(is_indexed ? random.normals(rows * index_heads * I) : std::vector<float>{}), index_heads, I);
+      both_rows<float, Device> weights(on, is_indexed ? random.normals(rows * index_heads) : std::vector<float>{}, 1, index_heads);
       auto const select = [&](ahead when) {
         if constexpr (operation::keeps_selections<Scheme>)
           if (s.selects == when) {
-            reference.select(host, layer, q.on_host());
-            tested.select(on, layer, q.on_device());
+            if constexpr (is_indexed) {
+              reference.select(host, layer, index_queries<T>{asked.on_host(), {weights.host.data(), rows, index_heads, index_heads}});
+              tested.select(on, layer, index_queries<T>{asked.on_device(), {weights.device.data(), rows, index_heads, index_heads}});
+            } else {
+              reference.select(host, layer, q.on_host());
+              tested.select(on, layer, q.on_device());
+            }
           }
       };
       select(ahead::before_append);
-      reference.append(host, layer, k.on_host(), v.on_host());
-      tested.append(on, layer, k.on_device(), v.on_device());
-      reference.template attend<T>(host, layer, q.on_host(), out.on_host());
-      tested.template attend<T>(on, layer, q.on_device(), out.on_device());
+      if constexpr (in_keys || is_indexed) {
+        token_rows<T> here{k.on_host()}, there{k.on_device()};
+        if constexpr (!in_keys) here.values = v.on_host(), there.values = v.on_device();
+        if constexpr (is_indexed) here.index_keys = x.on_host(), there.index_keys = x.on_device();
+        reference.append(host, layer, here);
+        tested.append(on, layer, there);
+      } else {
+        reference.append(host, layer, k.on_host(), v.on_host());
+        tested.append(on, layer, k.on_device(), v.on_device());
+      }
+      if constexpr (is_indexed) {
+        reference.template attend<T>(host, layer, q.on_host(), out.on_host(), {asked.on_host(), {weights.host.data(), rows, index_heads, index_heads}});
+        tested.template attend<T>(on, layer, q.on_device(), out.on_device(), {asked.on_device(), {weights.device.data(), rows, index_heads, index_heads}});
+      } else {
+        reference.template attend<T>(host, layer, q.on_host(), out.on_host());
+        tested.template attend<T>(on, layer, q.on_device(), out.on_device());
+      }
       std::vector<T> result(out.host.size());
       on.download(result.data(), out.device.data(), i64(result.size() * sizeof(T)));
       compare(reference, tested, on, batch, out.host, result, query_heads, s, seen);

@@ -98,11 +98,11 @@ lived live_in_own_memory(On const& on, engine_options const& o) {
     auto const queries = packed_heads(q.data(), 2, query_heads, d);
     auto const outputs = packed_heads(out.data(), 2, query_heads, d);
     if constexpr (On::is_host) {
-      host::append_tokens<Scheme, float>(on, map, memory, view, keys, values, workspace.data());
+      host::append_tokens<Scheme, float>(on, map, memory, view, {keys, values}, workspace.data());
       host::select_blocks<Scheme, float>(on, map, memory, view, queries, sizes, workspace.data(), ids.data(), counts.data());
       host::attend_blocks<Scheme, float>(on, map, memory, view, queries, outputs, sizes, workspace.data(), ids.data(), counts.data(), false);
     } else {
-      cuda::append_tokens<Scheme, float>(on, map, memory, view, keys, values, workspace.data());
+      cuda::append_tokens<Scheme, float>(on, map, memory, view, {keys, values}, workspace.data());
       cuda::select_blocks<Scheme, float>(on, map, memory, view, queries, sizes, workspace.data(), ids.data(), counts.data());
       cuda::attend_blocks<Scheme, float>(on, map, memory, view, queries, outputs, sizes, workspace.data(), ids.data(), counts.data(), false);
     }

@@ -439,7 +439,7 @@ void check_view(i64 tile_bytes, i64 key_bytes, i64 scale_bytes) {  // of a tile,
   check_offset("near row that wrapped", of.near_row(many_heads - 1, 0, 4 + (i64{1} << 40)), base,
                (wide(last_id) * many_heads * 2 + (many_heads - 1) * 2) * near_rows * 128 * scalar + 4 * 128 * scalar);
   wide const record = 1000 * 4 + 2 * 1000 * wide(token) * 128 * scalar;
-  check_offset("last outlier", of.outlier_rows(many_heads - 1, 1, 999), base, (wide(last_id) + 1) * many_heads * record - token * 128 * scalar);
+  check_offset("last outlier", of.outlier_row(many_heads - 1, 1, 999, 0), base, (wide(last_id) + 1) * many_heads * record - token * 128 * scalar);
 }
 
 template <class Scheme, class Layout>
@@ -580,7 +580,7 @@ std::tuple<std::vector<logical_block>, std::vector<float>, i64, i64> last_of(i64
       steps.back().length = token;
       steps.back().sealed_before = token == length ? before : sealed;
       auto const k = r.normals(heads * d), v = r.normals(heads * d);
-      cuda::append_tokens<Scheme, float>(on, map, memory, view, packed_heads(k.data(), 1, heads, d), packed_heads(v.data(), 1, heads, d), workspace.data());
+      cuda::append_tokens<Scheme, float>(on, map, memory, view, {packed_heads(k.data(), 1, heads, d), packed_heads(v.data(), 1, heads, d)}, workspace.data());
     }
     auto const queries = packed_heads(q.data(), 1, heads, d);
     cuda::select_blocks<Scheme, float>(on, map, memory, view, queries, sizes, workspace.data(), ids.data(), counts.data());

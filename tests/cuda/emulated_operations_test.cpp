@@ -224,8 +224,10 @@ class engine {
     row_view<sequence_step const> const view{steps.data(), room};
     heads_view<float const> const queries{q.data(), most, query_heads_, d, q_token, q_head};
     std::vector<i64> counts(std::size_t(room * heads), -7);
-    cuda::append_tokens<Scheme, float>(on_, map_, memory(), view, heads_view<float const>{k.data(), most, heads, d, kv_token, kv_head},
-                                       heads_view<float const>{v.data(), most, heads, d, kv_token, kv_head}, workspace_.data());
+    cuda::append_tokens<Scheme, float>(
+        on_, map_, memory(), view,
+        {heads_view<float const>{k.data(), most, heads, d, kv_token, kv_head}, heads_view<float const>{v.data(), most, heads, d, kv_token, kv_head}},
+        workspace_.data());
     cuda::select_blocks<Scheme, float>(on_, map_, memory(), view, queries, sizes_, workspace_.data(), ids_.data(), counts.data());
     cuda::attend_blocks<Scheme, float>(on_, map_, memory(), view, queries, heads_view<float>{out.data(), most, query_heads_, d, q_token, q_head}, sizes_,
                                        workspace_.data(), ids_.data(), counts.data(), false);

@@ -173,6 +173,51 @@ void sampling(Device const& on) {
   check<sampled_codes, float>(on, 64, {.selected_tokens = 300}, {.tokens = 300});
 }
 
+template <int Layers, i64 Steps>
+struct shared_index : scheme::dsa<scheme::latent<scheme::dense<40, float>, 32>, 4, 16> {
+  using reuse = selects::reuse_ids<Layers, Steps>;
+};
+/// Values in keys, and values of another width than keys.
+template <class S, int ValueDim>
+struct of_values : S {
+  static constexpr int value_dim = ValueDim;
+};
+struct latent_bytes : scheme::latent<bytes, 48> {};
+struct latent_groups : scheme::latent<block_centred, 32> {};
+struct latent_remainder : scheme::latent<with_remainder, 40> {};
+template <class Device>
+void latent(Device const& on) {
+  check_groups<scheme::latent<scheme::quest<40, float>, 32>, float>(on, 60);
+  check_groups<scheme::latent<scheme::yakv<64, float>, 48>, float>(on, 61);  // turned back in more channels than are asked for
+  check<latent_bytes, f16>(on, 62);
+  check<latent_groups, float>(on, 63);
+  check<latent_remainder, float>(on, 64);
+  check<scheme::latent<scheme::h2o<40, float>, 24>, float>(on, 78, {.is_short = true});
+  check<scheme::latent<scheme::yakv_before_rotary<40, float>, 24>, float>(on, 65);
+  check<of_values<scheme::yakv<64, float>, 24>, float>(on, 66);
+  check<of_values<scheme::quest<24>, 40>, bf16>(on, 67);
+  if constexpr (!is_sanitized) check<overlapped<scheme::latent<scheme::yakv<64, float>, 32>>, float>(on, 68, {.group = 16, .kv_heads = 1});
+}
+/// A model's own indexer.
+template <class Device>
+void dsa(Device const& on) {
+  check<scheme::dsa<scheme::latent<scheme::dense<40, float>, 32>, 5, 16>, float>(on, 72);
+  check<scheme::dsa<scheme::latent<scheme::dense<40>, 32>, 64, 32>, bf16>(on, 73, {.layers = 1, .group = 16, .kv_heads = 1, .is_short = true});
+  check<scheme::dsa<scheme::yakv<64, float>, 8, 24>, float>(on, 74, {.layers = 1, .is_short = true});
+  check<shared_index<2, 1>, float>(on, 75, {.layers = 4, .is_short = true});
+  check<shared_index<1, 2>, float>(on, 77, {.layers = 1, .selects = against_host::ahead::after_attend, .is_short = true});
+}
+
+/// DeepSeek's sizes.
+template <class Device>
+void latent_wide(Device const& on) {
+  against_host::sizes const small{.layers = 1, .group = 16, .kv_heads = 1, .steps = 1, .is_short = true};
+  check<scheme::latent<scheme::dense<576>, 512>, bf16>(on, 69, small);
+  check<scheme::latent<scheme::yakv<576>, 512>, bf16>(on, 70, small);
+  check<scheme::dsa<>, bf16>(on, 76, small);
+  check<scheme::latent<scheme::quest<576>, 512>, bf16>(on, 71, {.layers = 1, .group = 128, .kv_heads = 1, .prompts = {133, 70}, .steps = 1, .is_short = true});
+}
+
 /// Head dimensions that the others leave out, for what differs most by them.
 template <class Device>
 void head_dims(Device const& on) {

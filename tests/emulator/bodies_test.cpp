@@ -443,8 +443,9 @@ void check_operations() {
   };
   auto const seal = [&](auto& t, one_sequence<Scheme>& to) {
     i64 const n = to.sealed * Scheme::block_tokens;
-    operation::seal(t, to.view(), head, 0, to.sealed, of_head(all_keys, sinks, n), of_head(all_values, sinks, n));
-    if constexpr (memory_map<Scheme>::has_shared) operation::seal(t, to.view(), both, 0, to.sealed, of_both(all_keys, sinks, n), of_both(all_values, sinks, n));
+    operation::seal(t, to.view(), head, 0, to.sealed, operation::sealed_rows<Scheme, d>{of_head(all_keys, sinks, n), of_head(all_values, sinks, n)});
+    if constexpr (memory_map<Scheme>::has_shared)
+      operation::seal(t, to.view(), both, 0, to.sealed, operation::sealed_rows<Scheme, dynamic>{of_both(all_keys, sinks, n), of_both(all_values, sinks, n)});
   };
   auto const key = [&](i64 p, int c) { return all_keys[std::size_t(p * width + d + c)]; };
   auto const value = [&](i64 p, int c) { return all_values[std::size_t(p * width + d + c)]; };
@@ -465,8 +466,8 @@ void check_operations() {
         reinterpret_cast<logical_block*>(s->view().outlier_record(head))[o] = logical_block(block);
         for (i64 i = 0; i < Scheme::block_tokens; ++i)
           for (int c = 0; c < d; ++c) {
-            s->view().outlier_rows(head, 0, o)[i * d + c] = from_float<typename Scheme::near_scalar>(key(s->view().position(block) + i, c));
-            s->view().outlier_rows(head, 1, o)[i * d + c] = from_float<typename Scheme::near_scalar>(value(s->view().position(block) + i, c));
+            s->view().outlier_row(head, 0, o, i)[c] = from_float<typename Scheme::near_scalar>(key(s->view().position(block) + i, c));
+            s->view().outlier_row(head, 1, o, i)[c] = from_float<typename Scheme::near_scalar>(value(s->view().position(block) + i, c));
           }
       }
   if constexpr (!trains_in_scratch<typename Scheme::key_codec>)

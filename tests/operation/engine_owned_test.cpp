@@ -48,8 +48,8 @@ void check(std::vector<i64> lengths, int steps_taken) {
       steps.push_back({s, mine.pages_of(s, sealed[std::size_t(s)]), before, sealed[std::size_t(s)], length, 1, s, operation::budget_blocks<Scheme>(b, 0)});
     }
     row_view<sequence_step const> const all{steps.data(), 2};
-    host::append_tokens<Scheme, float>(on, mine.map, mine.layer(), all, packed_heads<float const>(k.data(), 2, 2, d),
-                                       packed_heads<float const>(v.data(), 2, 2, d), mine.workspace);
+    host::append_tokens<Scheme, float>(on, mine.map, mine.layer(), all,
+                                       {packed_heads<float const>(k.data(), 2, 2, d), packed_heads<float const>(v.data(), 2, 2, d)}, mine.workspace);
     constexpr bool every = operation::selects_everything<Scheme>;
     auto const queries = packed_heads<float const>(q.data(), 2, 6, d);
     if constexpr (!every)
@@ -96,7 +96,7 @@ TEST_CASE("operations refuse a step that its memory cannot hold, before they wri
     auto step = good;
     change(step);
     row_view<sequence_step const> const steps{&step, 1};
-    CHECK_THROWS_WITH((host::append_tokens<Scheme, float>(on, mine.map, mine.layer(), steps, kv, kv, mine.workspace)), contains(words));
+    CHECK_THROWS_WITH((host::append_tokens<Scheme, float>(on, mine.map, mine.layer(), steps, token_rows<float>{kv, kv}, mine.workspace)), contains(words));
     CHECK_THROWS_WITH(
         (host::select_blocks<Scheme, float>(on, mine.map, mine.layer(), steps, q, mine.sizes, mine.workspace, mine.ids.data(), mine.counts.data())),
         contains(words));

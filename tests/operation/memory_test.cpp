@@ -77,7 +77,7 @@ std::vector<float> outputs(i64 slot, i64 first_page) {
     auto const q = random_numbers(std::uint64_t(length)).normals(4 * d, 2);
     std::vector<float> out(q.size());
     auto const queries = packed_heads<float const>(q.data(), 1, 4, d);
-    host::append_tokens<Scheme, float>(on, map, memory, {&step, 1}, row(data.keys), row(data.values), workspace.get());
+    host::append_tokens<Scheme, float>(on, map, memory, {&step, 1}, {row(data.keys), row(data.values)}, workspace.get());
     constexpr bool every = operation::selects_everything<Scheme>;
     if constexpr (!every) host::select_blocks<Scheme, float>(on, map, memory, {&step, 1}, queries, sizes, workspace.get(), ids.data(), counts.data());
     host::attend_blocks<Scheme, float>(on, map, memory, {&step, 1}, queries, packed_heads(out.data(), 1, 4, d), sizes, workspace.get(), ids.data(),

@@ -18,14 +18,16 @@ class executor;
 
 namespace cellar::inline CELLAR_ABI {
 
-/// Exact keys and values of a prompt while it is being filled, in memory of the caller's: [layers, capacity, kv_heads, head_dim], packed.
-/// The engine's own dense prefill attends to them. The first `filled` tokens are already there.
+/// Exact keys and values of a prompt while it is being filled, in memory of the caller's: [layers, capacity, kv_heads, head_dim or value_dim], packed; and
+/// index keys, of index_dim. What the scheme does not store is null: values that are in its keys, index keys of other summaries. The engine's own dense prefill
+/// attends to them. The first `filled` tokens are already there.
 template <storage_scalar T>
 struct prompt_staging {
   T* keys = nullptr;
   T* values = nullptr;
   i64 capacity = 0;
   i64 filled = 0;
+  T* index_keys = nullptr;
 };
 
 /// What a prompt's last tokens asked, in all layers, in memory of the caller's: [layers, tokens, query_heads, head_dim], packed, as attended.
@@ -124,40 +126,53 @@ class cache {
 
   /// Takes a sequence for a prompt whose exact keys and values the caller holds in `staging` until finish_prompt or free.
   ///
-  /// Shapes   staging.keys, staging.values [layers, capacity, kv_heads, head_dim]
+  /// Shapes   staging.keys, staging.values [layers, capacity, kv_heads, head_dim or value_dim], staging.index_keys [layers, capacity, kv_heads, index_dim]
   /// Effects  host bookkeeping only; allocates a count for each layer
   /// Errors   precondition_error where the staging is not possible; capacity_error where the prompt is too long or all of limits.sequences are in use
   template <storage_scalar T>
   sequence_id begin_prompt(prompt_staging<T> staging) {
-    expects(staging.keys && staging.values, "begin_prompt: staging needs memory for keys and values");
+    expects(staging.keys && (map_type::values_in_keys || staging.values), "begin_prompt: staging needs memory for keys and values");
+    expects(!map_type::values_in_keys || !staging.values, "begin_prompt: the scheme's values are channels of its keys: leave staging.values null");
+    expects(map_type::is_indexed == (staging.index_keys != nullptr),
+            "begin_prompt: staging.index_keys is memory for index keys, of a scheme whose summary is of these; null of any other");
     expects(staging.filled >= 0 && staging.filled <= staging.capacity, "begin_prompt: staging holds more tokens than its capacity");
     expects<capacity_error>(staging.filled <= limits_.tokens, "begin_prompt: capacity exceeded: the prompt is longer than limits.tokens");
     auto const slot = free_slot("begin_prompt");
     slot->filled.assign(std::size_t(map_.shape.layers), staging.filled);
-    slot->staging = {staging.keys, staging.values, staging.capacity, type_of<T>};
+    slot->staging = {staging.keys, staging.values, staging.index_keys, staging.capacity, type_of<T>};
     slot->phase = life::prompt;
     return sequence_id(slot - sequences_.begin());
   }
 
   /// Copies the next tokens of a prompt into its staging, one layer. finish_prompt checks what they hold.
   ///
-  /// Shapes  k, v [tokens, kv_heads, head_dim]
+  /// Shapes  k, v [tokens, kv_heads, head_dim or value_dim]
   template <class T>
     requires storage_scalar<std::remove_const_t<T>>
   void append_chunk(Executor const& on, sequence_id id, int layer, heads_view<T> k, std::type_identity_t<heads_view<T const>> v) {
-    using Scalar = std::remove_const_t<T>;
+    static_assert(!map_type::values_in_keys && !map_type::is_indexed, "cellar: the scheme stores other rows than keys and values: give them as token_rows");
+    append_chunk(on, id, layer, token_rows<std::remove_const_t<T>>{k, v});
+  }
+  /// The same of all that a scheme stores of its tokens: of any scheme.
+  template <storage_scalar T>
+  void append_chunk(Executor const& on, sequence_id id, int layer, token_rows<T> const& rows) {
     sequence& s = at(id, life::prompt, "append_chunk: the sequence is not filling a prompt");
     check_layer(layer);
-    check_rows(k, map_.shape.kv_heads, k.tokens, "append_chunk: keys must be [tokens, kv_heads, head_dim]");
-    check_rows(v, map_.shape.kv_heads, k.tokens, "append_chunk: values must be [tokens, kv_heads, head_dim], as many tokens as keys");
-    expects(s.staging.type == type_of<Scalar>, "append_chunk: keys and values must have the type of the staging memory");
+    i64 const tokens = rows.keys.tokens;
+    check_rows(rows.keys, Scheme::head_dim, tokens, "append_chunk: keys must be [tokens, kv_heads, head_dim]");
+    if constexpr (!map_type::values_in_keys)
+      check_rows(rows.values, Scheme::value_dim, tokens, "append_chunk: values must be [tokens, kv_heads, value_dim], as many tokens as keys");
+    if constexpr (map_type::is_indexed)
+      check_rows(rows.index_keys, map_type::scored_dim, tokens, "append_chunk: index keys must be [tokens, kv_heads, index_dim], as many tokens as keys");
+    check_unstored(rows);
+    expects(s.staging.type == type_of<T>, "append_chunk: keys and values must have the type of the staging memory");
     i64& filled = s.filled[std::size_t(layer)];
-    expects<capacity_error>(filled + k.tokens <= s.staging.capacity, "append_chunk: capacity exceeded: the staging memory is full");
-    expects<capacity_error>(filled + k.tokens <= limits_.tokens, "append_chunk: capacity exceeded: the prompt is longer than limits.tokens");
-    auto const to = staged(staging_of<Scalar>(s), layer, filled + k.tokens);
-    copy_rows<Scalar>(on, k, to[0], filled);
-    copy_rows<Scalar>(on, v, to[1], filled);
-    filled += k.tokens;
+    expects<capacity_error>(filled + tokens <= s.staging.capacity, "append_chunk: capacity exceeded: the staging memory is full");
+    expects<capacity_error>(filled + tokens <= limits_.tokens, "append_chunk: capacity exceeded: the prompt is longer than limits.tokens");
+    auto const to = staged(staging_of<T>(s), layer, filled + tokens);
+    for (int side = 0; side < map_type::sides; ++side)
+      if (map_type::has_side(side)) copy_rows<T>(on, rows.rows(side), to[std::size_t(side)], filled);
+    filled += tokens;
   }
 
   /// Trains what learns, seals all blocks but the window, keeps sinks and window near. The staging memory is the caller's again.
@@ -285,25 +300,39 @@ class cache {
 
   /// Adds the planned step's keys and values of a layer, and seals the blocks that leave the window.
   ///
-  /// Shapes    k, v [step tokens, kv_heads, head_dim], ragged rows in the order of the batch
+  /// Shapes    k, v [step tokens, kv_heads, head_dim or value_dim], ragged rows in the order of the batch
   /// Requires  each layer once a step, in any order
   /// Errors    precondition_error for a number that cannot be stored; those of the tier, after which the same call may be made again, but for a run with
   ///           kept codes (of a block that truncate cut) that a failed store has damaged: truncate before its block
   template <class T>
     requires storage_scalar<std::remove_const_t<T>>
   void append(Executor const& on, int layer, heads_view<T> k, std::type_identity_t<heads_view<T const>> v) {
-    using Scalar = std::remove_const_t<T>;
+    static_assert(!map_type::values_in_keys && !map_type::is_indexed, "cellar: the scheme stores other rows than keys and values: give them as token_rows");
+    append(on, layer, token_rows<std::remove_const_t<T>>{k, v});
+  }
+  /// The same of all that a scheme stores of its tokens: of any scheme.
+  template <storage_scalar T>
+  void append(Executor const& on, int layer, token_rows<T> const& rows) {
     expects(step_tokens_ > 0, "append: plan a step first");
     check_layer(layer);
-    check_step_rows(k, map_.shape.kv_heads, "append: keys must be [step tokens, kv_heads, head_dim]");
-    check_step_rows(v, map_.shape.kv_heads, "append: values must be [step tokens, kv_heads, head_dim]");
+    check_step_rows(rows.keys, map_.shape.kv_heads, Scheme::head_dim, "append: keys must be [step tokens, kv_heads, head_dim]");
+    if constexpr (!map_type::values_in_keys)
+      check_step_rows(rows.values, map_.shape.kv_heads, Scheme::value_dim, "append: values must be [step tokens, kv_heads, value_dim]");
+    if constexpr (map_type::is_indexed)
+      check_step_rows(rows.index_keys, map_.shape.kv_heads, map_type::scored_dim, "append: index keys must be [step tokens, kv_heads, index_dim]");
+    check_unstored(rows);
     check_workers(on);
     expects(!is_appended_[std::size_t(layer)], "append: this layer has the step's keys and values already");
-    expects(!Executor::is_host || are_storable<Scalar>(on, k, largest_key()), "append: a key is NaN or infinite, or too large for the scheme's storage types");
-    expects(!Executor::is_host || are_storable<Scalar>(on, v, largest_value()),
-            "append: a value is NaN or infinite, or too large for the scheme's storage types");
+    expects(!Executor::is_host || are_storable<T>(on, rows.keys, largest_of_side(0)),
+            "append: a key is NaN or infinite, or too large for the scheme's storage types");
+    if constexpr (!map_type::values_in_keys)
+      expects(!Executor::is_host || are_storable<T>(on, rows.values, largest_of_side(1)),
+              "append: a value is NaN or infinite, or too large for the scheme's storage types");
+    if constexpr (map_type::is_indexed)
+      expects(!Executor::is_host || are_storable<T>(on, rows.index_keys, largest_of_side(2)),
+              "append: an index key is NaN or infinite, or too large for the scheme's storage types");
     for (sequence_step const& step : steps_) forget_runs(layer, step.pages, step.sealed_before, step.sealed);
-    append_tokens<Scheme, Scalar>(on, map_, memory(layer), current_, k, v, workspace());
+    append_tokens<Scheme, T>(on, map_, memory(layer), current_, rows, workspace());
     is_appended_[std::size_t(layer)] = true;
     ++appended_layers_;
   }
@@ -311,43 +340,24 @@ class cache {
   /// Attention of the step's queries over what the scheme selects: out = softmax(scale * q . k) . v. Where one selection serves several layers, the first
   /// of them comes before the others.
   ///
-  /// Shapes    q, out [step tokens, query_heads, head_dim]; rows of out do not overlap
+  /// Shapes    q, out [step tokens, query_heads, head_dim or value_dim]; rows of out do not overlap
   /// Requires  the step is appended in this layer; q . k within f32: of a row with a product beyond it (1e19 times 1e19) out is not defined
   /// Effects   returns when done. Complexity: operation::score, select and attend
   /// Errors    those of the tier: `out` holds anything then, and the same call may be made again
   template <storage_scalar T>
   void attend(Executor const& on, int layer, std::type_identity_t<heads_view<T const>> q, heads_view<T> out) {
-    expects(step_tokens_ > 0, "attend: plan a step first");
-    check_layer(layer);
-    check_step_rows(q, map_.shape.query_heads, "attend: queries must be [step tokens, query_heads, head_dim]");
-    check_step_rows(out, map_.shape.query_heads, "attend: out must be [step tokens, query_heads, head_dim]");
-    check_workers(on);
-    expects(!Executor::is_host || are_storable<T>(on, q, largest<float>), "attend: a query is NaN or infinite");
-    expects(is_appended_[std::size_t(layer)], "attend: append the step's keys and values to this layer first");
-    row_view<sequence_step const> const steps = current_;
-    statistics* const per_worker = observer_ ? worker_statistics_.data() : nullptr;
-    attends_everything_ = operation::selects_everything<Scheme> || layer < budget_.dense_layers;
-    attention::softmax_state* const remainders = Scheme::remainder::estimates ? remainders_.data() : nullptr;
-    if constexpr (!operation::selects_everything<Scheme>)
-      if (!attends_everything_) {
-        if constexpr (keeps_selections)
-          kept_.template select<T>(on, map_, memory(layer), steps, q, sizes_, workspace(), ids_.data(), counts_.data(), per_worker);
-        else
-          select_blocks<Scheme, T>(on, map_, memory(layer), steps, q, sizes_, workspace(), ids_.data(), counts_.data(), per_worker, remainders,
-                                   samples_.data());
-      }
-    if constexpr (Scheme::tier::is_directly_readable) {
-      using near_type = decltype(run_pools_.bring(on, memory(layer), steps, ids_.data(), counts_.data()));
-      near_type const near = attends_everything_ ? near_type() : run_pools_.bring(on, memory(layer), steps, ids_.data(), counts_.data());
-      attend_blocks<Scheme, T>(on, map_, memory(layer), steps, q, out, sizes_, workspace(), ids_.data(), counts_.data(), attends_everything_, per_worker, near,
-                               remainders, samples_.data());
-    } else {
-      if (!attends_everything_) make_resident(on, layer);
-      attend_blocks<Scheme, T>(on, map_, memory(layer), steps, q, out, sizes_, workspace(), ids_.data(), counts_.data(), attends_everything_, per_worker,
-                               resident_.data(), remainders, samples_.data());
-    }
-    if constexpr (evicts_by<typename Scheme::outliers>) observe_attention<Scheme, T>(on, map_, memory(layer), steps, q, sizes_, workspace());
-    if (observer_) collect();
+    static_assert(!map_type::is_indexed, "cellar: the scheme selects by index queries: give them to attend and select as index_queries");
+    attend_by<T>(on, layer, q, out, q);
+  }
+  /// The same of a scheme that selects by index queries.
+  ///
+  /// Shapes    index.queries [step tokens, kv_heads * index_heads, index_dim], index.weights [step tokens, kv_heads * index_heads]
+  template <storage_scalar T>
+  void attend(Executor const& on, int layer, std::type_identity_t<heads_view<T const>> q, heads_view<T> out,
+              std::type_identity_t<index_queries<T>> const& index) {
+    static_assert(map_type::is_indexed, "cellar: the scheme selects by queries: it takes no index queries");
+    check_index(on, index, "attend: an index query or its weight is NaN or infinite");
+    attend_by<T>(on, layer, q, out, index);
   }
 
   /// Selects ahead of attend, by queries that came before: the next attend of this layer, in the planned step or in the one after it, takes this selection,
@@ -367,24 +377,19 @@ class cache {
     requires storage_scalar<std::remove_const_t<T>>
   void select(Executor const& on, int layer, heads_view<T> q) {
     using Scalar = std::remove_const_t<T>;
-    static_assert(keeps_selections, "cellar: the scheme selects anew in every layer and step, so nothing can be selected ahead: give it reuse_ids<1, 2>");
+    static_assert(!map_type::is_indexed, "cellar: the scheme selects by index queries: give them to attend and select as index_queries");
     expects(step_tokens_ > 0, "select: plan a step first");
-    check_layer(layer);
-    check_step_rows(q, map_.shape.query_heads, "select: queries must be [step tokens, query_heads, head_dim]");
-    check_workers(on);
+    check_step_rows(q, map_.shape.query_heads, Scheme::head_dim, "select: queries must be [step tokens, query_heads, head_dim]");
     expects(!Executor::is_host || are_storable<Scalar>(on, heads_view<Scalar const>(q), largest<float>), "select: a query is NaN or infinite");
-    if (layer < budget_.dense_layers) return;
-    expects((layer - budget_.dense_layers) % Scheme::reuse::layers == 0, "select: this layer shares the selection of an earlier one: select there");
-    bool const is_appended = is_appended_[std::size_t(layer)];
-    if constexpr (Executor::is_host) {
-      attends_everything_ = false;
-      kept_.template select_ahead<Scalar>(on, map_, memory(layer), current_, is_appended, q, sizes_, workspace(), ids_.data(), counts_.data(),
-                                          observer_ ? worker_statistics_.data() : nullptr);
-      if constexpr (!Scheme::tier::is_directly_readable) make_resident(on, layer);
-    } else {
-      auto const chosen = kept_.template select_ahead<Scalar>(on, map_, memory(layer), current_, is_appended, q, sizes_);
-      run_pools_.bring(on, memory(layer), chosen.steps, chosen.ids, chosen.counts, true);
-    }
+    select_by<Scalar>(on, layer, q);
+  }
+  /// The same of a scheme that selects by index queries.
+  template <storage_scalar T>
+  void select(Executor const& on, int layer, index_queries<T> const& index) {
+    static_assert(map_type::is_indexed, "cellar: the scheme selects by queries: it takes no index queries");
+    expects(step_tokens_ > 0, "select: plan a step first");
+    check_index(on, index, "select: an index query or its weight is NaN or infinite");
+    select_by<T>(on, layer, index);
   }
 
   /// Brings far blocks of a sequence into the near pool of a layer, for an engine that knows what comes next. Blocks for which all of the pool is in use
@@ -449,8 +454,9 @@ class cache {
     row_view<layer_memory<Scheme> const> const view{layers.data(), i64(layers.size())};
     if (is_cut) {
       if (kept > 0) {
-        i64 const rows = i64{map_.shape.layers} * map_.shape.kv_heads * Scheme::block_tokens * Scheme::head_dim;
-        auto keys = on.template allocate<float>(rows), values = on.template allocate<float>(rows);
+        i64 const rows = i64{map_.shape.layers} * map_.shape.kv_heads * Scheme::block_tokens;
+        auto keys = on.template allocate<float>(rows * Scheme::head_dim),
+             values = on.template allocate<float>(map_type::values_in_keys ? 0 : rows * Scheme::value_dim);
         decode_block<Scheme>(on, map_, view, number(id), published_.pages(on, number(id), pages(number(id))), logical_block(sealed), keys.data(),
                              values.data());
         restore_near<Scheme>(on, map_, view, number(id), logical_block(sealed), kept, keys.data(), values.data());
@@ -610,7 +616,7 @@ class cache {
   /// Bytes that the sequence holds in one layer.
   memory_usage usage(sequence_id id) const {
     sequence const& s = at(id);
-    i64 const token = map_.shape.kv_heads * 2 * i64(Scheme::head_dim) * i64(sizeof(typename Scheme::near_scalar));
+    i64 const token = map_.shape.kv_heads * map_.near_token();
     i64 const near = s.length - s.sealed * Scheme::block_tokens;
     // Where generated tokens seal, the last ones are the window; where they stay for good, the window is the prompt's.
     i64 const beyond_window = Scheme::keeps_generated ? near : std::max<i64>(0, near - map_.sinks - budget_.window);
@@ -633,6 +639,7 @@ class cache {
   struct erased_staging {
     void* keys = nullptr;
     void* values = nullptr;
+    void* index_keys = nullptr;
     i64 capacity = 0;
     scalar_type type{};
   };
@@ -928,29 +935,101 @@ class cache {
     if constexpr (!Executor::is_host) return map_.outlier_sequence();  // what is reserved: the ids are not the host's to read
     i64 n = 0;
     for (int head = 0; head < map_.shape.kv_heads; ++head) n += outliers_of(0, slot, head).count;
-    return n * (i64(sizeof(logical_block)) + 2 * Scheme::block_tokens * Scheme::head_dim * i64(sizeof(typename Scheme::near_scalar)));
+    return n * (i64(sizeof(logical_block)) + Scheme::block_tokens * map_.near_token());
   }
   void check_layer(int layer) const { expects(layer >= 0 && layer < map_.shape.layers, "no such layer"); }
   void check_workers(Executor const& on) const {
     expects(on.workers() <= int(worker_statistics_.size()), "the executor has more workers than the one that the cache was made for");
   }
   template <class T>
-  static void check_rows(heads_view<T> x, int heads, i64 tokens, char const* message) {
-    expects(x.tokens == tokens && is_rows_of(x, heads, Scheme::head_dim), message);
+  void check_rows(heads_view<T> x, int dim, i64 tokens, char const* message) const {
+    expects(x.tokens == tokens && is_rows_of(x, map_.shape.kv_heads, dim), message);
+  }
+  /// Rows that the scheme has no place for.
+  template <class T>
+  static void check_unstored(token_rows<T> const& rows) {
+    expects(!map_type::values_in_keys || !rows.values.data, "token_rows: the scheme's values are channels of its keys: leave values empty");
+    expects(map_type::is_indexed || !rows.index_keys.data, "token_rows: the scheme's summary is not of index keys: leave index_keys empty");
   }
   /// Rows of the step. Those of a captured call may be more, for later steps.
   template <class T>
-  void check_step_rows(heads_view<T> const& x, int heads, char const* message) const {
-    expects((Executor::is_host ? x.tokens == step_tokens_ : x.tokens >= step_tokens_) && is_rows_of(x, heads, Scheme::head_dim), message);
+  void check_step_rows(heads_view<T> const& x, int heads, int dim, char const* message) const {
+    expects((Executor::is_host ? x.tokens == step_tokens_ : x.tokens >= step_tokens_) && is_rows_of(x, heads, dim), message);
+  }
+  /// Index queries of the step.
+  template <class T>
+  void check_index(Executor const& on, index_queries<T> const& index, char const* message) const {
+    i64 const heads = map_.shape.kv_heads * scored_queries<Scheme>(0);
+    check_step_rows(index.queries, int(heads), map_type::scored_dim, "index_queries: queries must be [step tokens, kv_heads * index_heads, index_dim]");
+    expects(index.weights.data && index.weights.rows >= index.queries.tokens && index.weights.columns() == heads &&
+                (index.weights.rows == 1 || index.weights.stride != 0),
+            "index_queries: weights must be [step tokens, kv_heads * index_heads]");
+    heads_view<float const> const weights{index.weights.data, index.queries.tokens, 1, int(heads), index.weights.stride, heads};
+    expects(!Executor::is_host || (are_storable<T>(on, index.queries, largest<float>) && are_storable<float>(on, weights, largest<float>)), message);
   }
   /// What a policy stores, after it was rounded near: a near number below the policy's limit, so that no larger one rounds beyond it.
   template <class Policy>
-  static float largest_near() {
+  static float largest_near(int dim = Scheme::head_dim) {
     using near = typename Scheme::near_scalar;
-    return std::min(largest<near>, to_float(rounded_down<near>(largest_stored<Policy>(Scheme::head_dim))));
+    return std::min(largest<near>, to_float(rounded_down<near>(largest_stored<Policy>(dim))));
   }
-  static float largest_key() { return std::min(largest_near<typename Scheme::key_codec>(), largest_near<typename Scheme::summary>()); }
-  static float largest_value() { return largest_near<typename Scheme::value_codec>(); }
+  static float largest_of_side(int side) {
+    float const of_summary = largest_near<typename Scheme::summary>(map_type::scored_dim);
+    if (side == 0) return map_type::is_indexed ? largest_near<typename Scheme::key_codec>() : std::min(largest_near<typename Scheme::key_codec>(), of_summary);
+    return side == 1 ? largest_near<typename Scheme::value_codec>(Scheme::value_dim) : of_summary;
+  }
+  template <storage_scalar T>
+  void attend_by(Executor const& on, int layer, heads_view<T const> q, heads_view<T> out, [[maybe_unused]] scoring_queries<Scheme, T> const& scoring) {
+    expects(step_tokens_ > 0, "attend: plan a step first");
+    check_layer(layer);
+    check_step_rows(q, map_.shape.query_heads, Scheme::head_dim, "attend: queries must be [step tokens, query_heads, head_dim]");
+    check_step_rows(out, map_.shape.query_heads, Scheme::value_dim, "attend: out must be [step tokens, query_heads, value_dim]");
+    check_workers(on);
+    expects(!Executor::is_host || are_storable<T>(on, q, largest<float>), "attend: a query is NaN or infinite");
+    expects(is_appended_[std::size_t(layer)], "attend: append the step's keys and values to this layer first");
+    row_view<sequence_step const> const steps = current_;
+    statistics* const per_worker = observer_ ? worker_statistics_.data() : nullptr;
+    attends_everything_ = operation::selects_everything<Scheme> || layer < budget_.dense_layers;
+    attention::softmax_state* const remainders = Scheme::remainder::estimates ? remainders_.data() : nullptr;
+    if constexpr (!operation::selects_everything<Scheme>)
+      if (!attends_everything_) {
+        if constexpr (keeps_selections)
+          kept_.template select<T>(on, map_, memory(layer), steps, scoring, sizes_, workspace(), ids_.data(), counts_.data(), per_worker);
+        else
+          select_blocks<Scheme, T>(on, map_, memory(layer), steps, scoring, sizes_, workspace(), ids_.data(), counts_.data(), per_worker, remainders,
+                                   samples_.data());
+      }
+    if constexpr (Scheme::tier::is_directly_readable) {
+      using near_type = decltype(run_pools_.bring(on, memory(layer), steps, ids_.data(), counts_.data()));
+      near_type const near = attends_everything_ ? near_type() : run_pools_.bring(on, memory(layer), steps, ids_.data(), counts_.data());
+      attend_blocks<Scheme, T>(on, map_, memory(layer), steps, q, out, sizes_, workspace(), ids_.data(), counts_.data(), attends_everything_, per_worker, near,
+                               remainders, samples_.data());
+    } else {
+      if (!attends_everything_) make_resident(on, layer);
+      attend_blocks<Scheme, T>(on, map_, memory(layer), steps, q, out, sizes_, workspace(), ids_.data(), counts_.data(), attends_everything_, per_worker,
+                               resident_.data(), remainders, samples_.data());
+    }
+    if constexpr (evicts_by<typename Scheme::outliers>) observe_attention<Scheme, T>(on, map_, memory(layer), steps, q, sizes_, workspace());
+    if (observer_) collect();
+  }
+  template <storage_scalar T>
+  void select_by(Executor const& on, int layer, scoring_queries<Scheme, T> const& q) {
+    static_assert(keeps_selections, "cellar: the scheme selects anew in every layer and step, so nothing can be selected ahead: give it reuse_ids<1, 2>");
+    check_layer(layer);
+    check_workers(on);
+    if (layer < budget_.dense_layers) return;
+    expects((layer - budget_.dense_layers) % Scheme::reuse::layers == 0, "select: this layer shares the selection of an earlier one: select there");
+    bool const is_appended = is_appended_[std::size_t(layer)];
+    if constexpr (Executor::is_host) {
+      attends_everything_ = false;
+      kept_.template select_ahead<T>(on, map_, memory(layer), current_, is_appended, q, sizes_, workspace(), ids_.data(), counts_.data(),
+                                     observer_ ? worker_statistics_.data() : nullptr);
+      if constexpr (!Scheme::tier::is_directly_readable) make_resident(on, layer);
+    } else {
+      auto const chosen = kept_.template select_ahead<T>(on, map_, memory(layer), current_, is_appended, q, sizes_);
+      run_pools_.bring(on, memory(layer), chosen.steps, chosen.ids, chosen.counts, true);
+    }
+  }
   /// Checks and seals all layers; nothing of the sequence has changed when an error leaves.
   template <storage_scalar Query>
   void seal_staged(Executor const& on, sequence& s, i64 slot, i64 sealed, prompt_queries<Query> queries) {
@@ -967,10 +1046,11 @@ class cache {
     };
     auto const add = [&]<class T>(prompt_staging<T> const& staging) {
       for (int layer = 0; layer < map_.shape.layers; ++layer) {
-        auto const [k, v] = staged(staging, layer, tokens);
-        expects(are_storable<T>(on, k, largest_key()) && are_storable<T>(on, v, largest_value()),
-                "finish_prompt: a staged key or value is NaN or infinite, or too large for the scheme's storage types");
-        layers.push_back({memory(layer), k, v, observes_queries<Scheme> ? asked(layer) : any_heads_view{}});
+        auto const rows = staged(staging, layer, tokens);
+        for (int side = 0; side < map_type::sides; ++side)
+          expects(!map_type::has_side(side) || are_storable<T>(on, rows[std::size_t(side)], largest_of_side(side)),
+                  "finish_prompt: a staged key or value is NaN or infinite, or too large for the scheme's storage types");
+        layers.push_back({memory(layer), rows[0], rows[1], observes_queries<Scheme> ? asked(layer) : any_heads_view{}, rows[2]});
       }
     };
     if (s.staging.type == scalar_type::f32) add(staging_of<float>(s));
@@ -986,14 +1066,17 @@ class cache {
     guard.kept = s.pages;
   }
   template <class T>
-  std::array<heads_view<T>, 2> staged(prompt_staging<T> s, int layer, i64 tokens) const {
-    i64 const first = layer * s.capacity * map_.shape.kv_heads * Scheme::head_dim;
-    return {packed_heads(s.keys + first, tokens, map_.shape.kv_heads, Scheme::head_dim),
-            packed_heads(s.values + first, tokens, map_.shape.kv_heads, Scheme::head_dim)};
+  std::array<heads_view<T>, 3> staged(prompt_staging<T> s, int layer, i64 tokens) const {
+    i64 const first = layer * s.capacity * map_.shape.kv_heads;
+    auto const of = [&](T* x, int side) {
+      int const dim = map_type::side_dim(side);
+      return dim > 0 ? packed_heads(x + first * dim, tokens, map_.shape.kv_heads, dim) : heads_view<T>{};
+    };
+    return {of(s.keys, 0), of(s.values, 1), of(s.index_keys, 2)};
   }
   template <class T>
   static prompt_staging<T> staging_of(sequence const& s) {
-    return {static_cast<T*>(s.staging.keys), static_cast<T*>(s.staging.values), s.staging.capacity, 0};
+    return {static_cast<T*>(s.staging.keys), static_cast<T*>(s.staging.values), s.staging.capacity, 0, static_cast<T*>(s.staging.index_keys)};
   }
   void collect() {
     ++observer_->attends;

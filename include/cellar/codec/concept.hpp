@@ -64,6 +64,12 @@ concept has_decode = requires(C const& c, serial_team& t, row_parts<std::byte co
 template <class C, int HeadDim = 128>
 concept row_codec = codec_facts<C> && has_encode<C, HeadDim> && has_decode<C, HeadDim>;
 
+/// Stands for a value codec where values are the first value_dim channels of their keys: nothing is stored for them, and the key codec decodes them.
+template <class C>
+concept stored_in_keys = codec_facts<C> && requires {
+  requires C::is_in_keys;
+};
+
 // Refinements, for codecs and summaries alike. Driver code asks for them with `if constexpr` (operation/memory.hpp).
 
 /// Widest row of a policy of all heads, in channels: bodies keep one on the stack.

@@ -5,7 +5,7 @@
 
 namespace cellar::inline CELLAR_ABI::codec {
 
-inline constexpr int max_channels = 256;  ///< Of the widest head.
+inline constexpr int max_channels = 576;  ///< Of the widest head.
 
 /// Width of the rotation of `channels` channels: the largest power of two that divides them.
 CELLAR_HD constexpr int rotation_width(i64 channels) { return int(channels & -channels); }

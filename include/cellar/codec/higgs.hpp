@@ -36,9 +36,10 @@ struct higgs : bound_head<Scope> {
   using rotates_as = higgs;
   static constexpr int codes_per_byte = Points == 16 ? 2 : 1;
 
-  /// The norm of a row must be a finite Scale, and its square a finite f32. No channel needs the exact root: 16 >= sqrt(256), 64 >= sqrt(4096).
-  CELLAR_HD constexpr float largest(i64) const {
-    return (cellar::largest<Scale> < 0x1p63f ? cellar::largest<Scale> : 0x1p63f) / (Scope == scope::one_head ? 16 : 64);
+  /// The norm of a row must be a finite Scale, and its square a finite f32. The root of the channels is 16 for 256, 24 for 576 and 64 for 4096.
+  CELLAR_HD constexpr float largest(i64 channels) const {
+    float const root = Scope == scope::all_heads ? 64 : channels > 256 ? 24 : 16;
+    return (cellar::largest<Scale> < 0x1p63f ? cellar::largest<Scale> : 0x1p63f) / root;
   }
   CELLAR_HD constexpr row_bytes bytes(i64 channels) const { return {channels / Dimension / codes_per_byte, sizeof(Scale)}; }
 

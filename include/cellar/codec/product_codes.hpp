@@ -22,7 +22,7 @@ struct product_codes {
   float const* centroids = nullptr;  // (part, centroid, channel)
   std::byte* scratch = nullptr;
 
-  /// Squares of differences of up to 256 channels stay finite.
+  /// Squares of differences of up to 576 channels stay finite.
   CELLAR_HD constexpr float largest(i64) const { return 0x1p58f; }
   CELLAR_HD constexpr row_bytes bytes(i64) const { return {Parts, 0}; }
   CELLAR_HD i64 state_bytes(i64 channels) const { return Points * channels * i64(sizeof(float)); }

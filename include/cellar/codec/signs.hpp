@@ -20,8 +20,10 @@ struct signs {
   static constexpr int token_group = 1;
   static constexpr int code_unit = 1;
 
-  /// f is at most |x|, sixteen times its largest channel; what is decoded has channels of up to sixteen times that.
-  CELLAR_HD constexpr float largest(i64) const { return (cellar::largest<Scale> < 0x1p120f ? cellar::largest<Scale> : 0x1p120f) / 32; }
+  /// f is at most |x|, the root of the channels (16 of 256, 24 of 576) times its largest one; what is decoded has channels of up to that root times f.
+  CELLAR_HD constexpr float largest(i64 channels) const {
+    return (cellar::largest<Scale> < 0x1p120f ? cellar::largest<Scale> : 0x1p120f) / (channels > 256 ? 48 : 32);
+  }
   CELLAR_HD constexpr row_bytes bytes(i64 channels) const { return {channels / 8, i64(sizeof(Scale))}; }
 
   template <team Team, int D>

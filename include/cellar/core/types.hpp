@@ -35,7 +35,7 @@ struct model_shape {
   int layers = 0;
   int query_heads = 0;
   int kv_heads = 0;
-  int head_dim = 0;
+  int head_dim = 0;         ///< Of queries and keys.
   float softmax_scale = 0;  ///< Multiplies q.k; 0 means 1 / sqrt(head_dim).
   struct rotary rotary = {};
 
@@ -76,8 +76,7 @@ struct limits {
 inline void validate(model_shape const& s) {
   expects(s.layers > 0 && s.query_heads > 0 && s.kv_heads > 0, "model_shape: layers, query_heads and kv_heads must be positive");
   expects(s.query_heads % s.kv_heads == 0, "model_shape: query_heads must be a multiple of kv_heads (grouped-query attention)");
-  expects(s.head_dim >= 8 && s.head_dim <= 256 && s.head_dim % 8 == 0,
-          "model_shape: head_dim must be a multiple of 8 up to 256; latent attention (576/512) is not supported yet");
+  expects(s.head_dim >= 8 && s.head_dim <= 576 && s.head_dim % 8 == 0, "model_shape: head_dim must be a multiple of 8 up to 576");
   expects(is_finite(s.softmax_scale) && s.softmax_scale >= 0, "model_shape: softmax_scale must be finite and not negative");
   if (s.rotary.is_set()) expects(s.rotary.inverse_frequencies.count == s.head_dim / 2, "model_shape: rotary needs head_dim / 2 inverse frequencies");
 }

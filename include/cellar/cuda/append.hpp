@@ -75,16 +75,14 @@ struct append_kernel {
   memory_map<S> map;
   layer_memory<S> memory;
   sequence_step const* steps;
-  heads_view<T const> k, v;
+  token_rows<T> rows;
 
   template <team Team>
   CELLAR_HD void operator()(Team& t, grid_place at) const {
     sequence_step const& step = steps[at.y];
     int const head = int(at.x);
-    operation::write_near(
-        t, sequence_view<S>{map, memory, step.slot, step.pages}, head, step.length - step.new_tokens, step.new_tokens,
-        [&](i64 row, int c) { return to_float(k.row(step.first_row + row, head)[c]); },
-        [&](i64 row, int c) { return to_float(v.row(step.first_row + row, head)[c]); });
+    operation::write_near(t, sequence_view<S>{map, memory, step.slot, step.pages}, head, step.length - step.new_tokens, step.new_tokens,
+                          [&](int side, i64 row, int c) { return to_float(rows.rows(side).row(step.first_row + row, head)[c]); });
   }
 };
 
@@ -237,21 +235,22 @@ struct seal_pages_kernel {
     i64 const pages = ceil_div(step.sealed, sizes::page_blocks);
     for (i64 item = at.x; item < pages * groups; item += at_once) {
       int const head = int(item % groups);
-      i64 const columns = head < heads ? i64{S::head_dim} : i64{heads} * S::head_dim;
       i64 const b = item / groups * sizes::page_blocks, blocks = step.sealed - b < sizes::page_blocks ? step.sealed - b : i64{sizes::page_blocks};
       i64 const tokens = blocks * S::block_tokens;
-      float *const keys = scratch + at.x * each, *const values = keys + sizes::page_tokens * columns;
-      auto* const stage = reinterpret_cast<std::byte*>(keys + 2 * sizes::page_tokens * (sizes::has_shared ? i64{heads} * S::head_dim : i64{S::head_dim}));
-      read_rows(t, layer.keys, head, to.position(b), tokens, keys);
-      read_rows(t, layer.values, head, to.position(b), tokens, values);
+      float *const rows = scratch + at.x * each, *side_rows = rows;
+      auto* const stage = reinterpret_cast<std::byte*>(rows + map.page_floats());
+      for (int side = 0; side < sizes::sides; ++side) {
+        if (!sizes::has_side(side)) continue;
+        read_rows(t, layer.rows(side), head, to.position(b), tokens, side_rows);
+        side_rows += i64{sizes::page_tokens} * (head < heads ? 1 : heads) * sizes::side_dim(side);
+      }
       t.sync();
-      if (head < heads)
-        operation::seal_shared(t, to, head, b, blocks, matrix_view<float const, S::head_dim>{keys, tokens},
-                               matrix_view<float const, S::head_dim>{values, tokens}, 0, stage,
-                               attention ? attention + head * step.length + to.position(b) : nullptr);
-      else if constexpr (sizes::has_shared)
-        operation::seal_shared(t, to, head, b, blocks, matrix_view<float const>{keys, tokens, columns, columns},
-                               matrix_view<float const>{values, tokens, columns, columns}, 0, stage);
+      if (head < heads) {
+        auto of_head = operation::sealed_rows<S, S::head_dim>::at(rows, tokens, sizes::page_tokens, 1);
+        if (attention) of_head.attention = attention + head * step.length + to.position(b);
+        operation::seal_shared(t, to, head, b, blocks, of_head, 0, stage);
+      } else if constexpr (sizes::has_shared)
+        operation::seal_shared(t, to, head, b, blocks, operation::sealed_rows<S, dynamic>::at(rows, tokens, sizes::page_tokens, heads), 0, stage);
     }
   }
 };
@@ -268,9 +267,7 @@ struct near_of_prompt_kernel {
     int const head = int(at.x);
     sequence_view<S> const to{map, layer.memory, step.slot, step.pages};
     auto const copy = [&](i64 first, i64 end) {
-      operation::write_near(
-          t, to, head, first, end - first, [&](i64 row, int c) { return element(layer.keys, first + row, head, c); },
-          [&](i64 row, int c) { return element(layer.values, first + row, head, c); });
+      operation::write_near(t, to, head, first, end - first, [&](int side, i64 row, int c) { return element(layer.rows(side), first + row, head, c); });
     };
     if (step.sealed == 0) return copy(0, step.length);
     copy(0, map.sinks);
@@ -285,19 +282,19 @@ struct train_kernel {
   sequence_step step;
   int head;
   float* rows;
-  i64 columns;
 
   template <team Team>
   CELLAR_HD void operator()(Team& t, grid_place) const {
     sequence_view<S> const to{map, layer.memory, step.slot, step.pages};
-    matrix_view<float const, Columns> const all{rows, step.length, columns, columns};
+    i64 const heads = Columns == dynamic ? map.shape.kv_heads : 1, columns = heads * S::head_dim, value_columns = heads * S::value_dim;
     read_rows(t, layer.keys, head, 0, step.length, rows);
     t.sync();
-    operation::train_keys(t, to, head, all, nullptr);
+    operation::train_keys(t, to, head, matrix_view<float const, Columns>{rows, step.length, columns, columns}, nullptr);
     if constexpr (trained<typename S::value_codec>) {
       read_rows(t, layer.values, head, 0, step.length, rows);
       t.sync();
-      operation::train_values(t, to, head, all, nullptr);
+      operation::train_values(t, to, head, matrix_view < float const,
+                              Columns == dynamic ? dynamic : S::value_dim > {rows, step.length, value_columns, value_columns}, nullptr);
     }
   }
 };
@@ -313,9 +310,10 @@ struct mean_value_kernel {
   CELLAR_HD void operator()(Team& t, grid_place at) const {
     sequence_view<S> const to{map, layer.memory, step.slot, step.pages};
     i64 const begin = map.sinks, end = to.position(step.sealed);
-    for (int c = int(t.rank()); c < S::head_dim; c += int(t.size())) {
+    any_heads_view const& values = layer.rows(memory_map<S>::value_side);
+    for (int c = int(t.rank()); c < S::value_dim; c += int(t.size())) {
       double sum = 0;
-      for (i64 p = begin; p < end; ++p) sum += double(element(layer.values, p, int(at.x), c));
+      for (i64 p = begin; p < end; ++p) sum += double(element(values, p, int(at.x), c));
       to.mean_value(int(at.x))[c] = step.sealed > 0 ? float(sum / double(end - begin)) : undefined;
     }
   }
@@ -362,19 +360,20 @@ struct keep_outliers_kernel {
 
   template <team Team>
   CELLAR_HD void operator()(Team& t, grid_place at) const {
-    constexpr int row = S::block_tokens * S::head_dim;
+    using sizes = memory_map<S>;
     sequence_view<S> const to{map, layer.memory, step.slot, step.pages};
     int const head = int(at.x);
     auto* const ids = reinterpret_cast<logical_block*>(to.outlier_record(head));
     i64 const room = map.outliers - map.spare_outliers, n = room < step.sealed ? room : step.sealed;
     for (i64 i = n + t.rank(); i < map.outliers; i += t.size()) ids[i] = logical_block{-1};
     if (n > 0) select::top_k{n}(t, row_view<float const>{badness + head * step.sealed, step.sealed}, row_view<logical_block>{ids, n});
-    for (i64 i = t.rank(); i < n * row; i += t.size()) {
-      i64 const p = to.position(number(ids[i / row])) + i % row / S::head_dim;
-      for (int side = 0; side < 2; ++side)
-        to.outlier_rows(head, side, i / row)[i % row] =
-            from_float<typename S::near_scalar>(element(side == 0 ? layer.keys : layer.values, p, head, int(i % S::head_dim)));
-    }
+    for (int side = 0; side < sizes::sides; ++side)
+      for (i64 i = t.rank(); i < n * S::block_tokens * sizes::side_dim(side); i += t.size()) {
+        int const c = int(i % sizes::side_dim(side));
+        i64 const token = i / sizes::side_dim(side), o = token / S::block_tokens, within = token % S::block_tokens;
+        to.outlier_row(head, side, o, within)[c] =
+            from_float<typename S::near_scalar>(element(layer.rows(side), to.position(number(ids[o])) + within, head, c));
+      }
     if constexpr (evicts_by<typename S::outliers>) {
       t.sync();
       operation::begin_eviction(t, to, head, step, attention + head * step.length);
@@ -407,13 +406,12 @@ inline constexpr bool learns_on_host =
 /// Rows that are learnt from at a time, in f32.
 template <offloading_scheme S>
 i64 learner_floats(model_shape const& shape, i64 tokens) {
-  return !learns<S> ? 0 : tokens * S::head_dim * (learns_on_host<S> || memory_map<S>::has_shared ? shape.kv_heads : 1);
+  return !learns<S> ? 0 : tokens * std::max(S::head_dim, S::value_dim) * (learns_on_host<S> || memory_map<S>::has_shared ? shape.kv_heads : 1);
 }
 
 /// Has the policies of a layer learn on the host: keys and values come down, states go up.
 template <offloading_scheme S, device On>
 void train_on_host(On const& on, memory_map<S> const& device_map, prompt_layer<S> const& layer, sequence_step const& step, float* rows) {
-  constexpr int D = S::head_dim;
   memory_map<S> map = device_map;
   rotary& r = map.shape.rotary;
   std::vector<double> frequencies(std::size_t(r.inverse_frequencies.count));
@@ -427,14 +425,13 @@ void train_on_host(On const& on, memory_map<S> const& device_map, prompt_layer<S
   layer_memory<S> memory = layer.memory;
   memory.state = aligned(state);
   sequence_view<S> const to{map, memory, 0, {}};
-  std::vector<float> all(std::size_t(step.length * heads * D)), mine(std::size_t(step.length * D));
   serial_team t;
   std::vector<float> queries;
   if constexpr (query_trained<typename S::summary>) {
     any_heads_view const& q = layer.queries;
-    queries.resize(std::size_t(q.tokens * q.heads * D));
+    queries.resize(std::size_t(q.tokens * q.heads * S::head_dim));
     i64 const at_once = step.length * heads / q.heads;  // tokens whose rows fit
-    std::size_t const width = std::size_t(q.heads) * D;
+    std::size_t const width = std::size_t(q.heads) * S::head_dim;
     for (i64 first = 0; first < q.tokens; first += at_once) {
       i64 const n = std::min(at_once, q.tokens - first), blocks = blocks_for(on, n * i64(width));
       any_heads_view some = q;
@@ -446,12 +443,14 @@ void train_on_host(On const& on, memory_map<S> const& device_map, prompt_layer<S
   // A KV head's group, [token * group + head of the group][channel].
   auto const queries_of = [&](int head) {
     i64 const group = map.shape.group(), tokens = layer.queries.tokens;
+    constexpr int D = S::head_dim;
     std::vector<float> mine(std::size_t(tokens * group * D));
     for (i64 i = 0; i < tokens * group; ++i)
       std::copy_n(queries.data() + (i / group * layer.queries.heads + head * group + i % group) * D, D, mine.data() + i * D);
     return mine;
   };
-  auto const teach = [&](any_heads_view const& x, auto const& train) {
+  auto const teach = [&]<int D>(std::integral_constant<int, D>, any_heads_view const& x, auto const& train) {
+    std::vector<float> all(std::size_t(step.length * heads * D)), mine(std::size_t(step.length * D));
     on.template launch<256>({blocks_for(on, i64(all.size()))}, 0, widen_kernel{x, step.length, rows, blocks_for(on, i64(all.size()))});
     on.download(all.data(), rows, i64(all.size() * sizeof(float)));
     for (int head = 0; head < heads; ++head) {
@@ -460,16 +459,17 @@ void train_on_host(On const& on, memory_map<S> const& device_map, prompt_layer<S
     }
     if constexpr (memory_map<S>::has_shared) train(heads, matrix_view<float const>{all.data(), step.length, i64{heads} * D, i64{heads} * D});
   };
-  teach(layer.keys, [&]<int Columns>(int head, matrix_view<float const, Columns> const& keys) {
+  teach(std::integral_constant<int, S::head_dim>{}, layer.keys, [&]<int Columns>(int head, matrix_view<float const, Columns> const& keys) {
     if constexpr (query_trained<typename S::summary> && Columns != dynamic) {
       auto const asked = queries_of(head);
-      operation::train_keys(t, to, head, keys, aligned(scratch), matrix_view<float const, D>{asked.data(), i64(asked.size()) / D});
+      operation::train_keys(t, to, head, keys, aligned(scratch), matrix_view<float const, S::head_dim>{asked.data(), i64(asked.size()) / S::head_dim});
     } else {
       operation::train_keys(t, to, head, keys, aligned(scratch));
     }
   });
   if constexpr (trained<typename S::value_codec>)
-    teach(layer.values, [&](int head, auto const& values) { operation::train_values(t, to, head, values, aligned(scratch)); });
+    teach(std::integral_constant<int, S::value_dim>{}, layer.values,
+          [&](int head, auto const& values) { operation::train_values(t, to, head, values, aligned(scratch)); });
   on.upload(layer.memory.state + step.slot * state_bytes, memory.state, state_bytes);
 }
 
@@ -520,12 +520,12 @@ void copy_rows(On const& on, heads_view<T const> from, heads_view<T> to, i64 fir
 
 /// Writes the step's keys and values near, and seals the blocks that leave the window.
 ///
-/// Shapes    k, v [step tokens, kv_heads, head_dim]; a sequence's rows start at its first_row
+/// Shapes    rows of the step's tokens; a sequence's start at its first_row
 /// Requires  page ids within the memory; workspace of step_workspace_bytes. What host::append_tokens refuses is not looked at
 template <offloading_scheme S, storage_scalar T, device On>
-void append_tokens(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> k,
-                   std::type_identity_t<heads_view<T const>> v, std::byte* workspace) {
-  on.template launch<128>({map.shape.kv_heads, steps.count}, 0, detail::append_kernel<S, T>{map, memory, steps.data, k, v});
+void append_tokens(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, token_rows<T> const& rows,
+                   std::byte* workspace) {
+  on.template launch<128>({map.shape.kv_heads, steps.count}, 0, detail::append_kernel<S, T>{map, memory, steps.data, rows});
   if constexpr (evicts_by<typename S::outliers>)
     on.template launch<128>({map.shape.kv_heads, steps.count}, 0, detail::evict_kernel<S>{map, memory, steps.data});
   if constexpr (!S::keeps_generated)
@@ -558,9 +558,9 @@ void seal_prompt(On const& on, memory_map<S> const& map, row_view<prompt_layer<S
     else if constexpr (detail::learns<S>)
       for (int head = 0; head < groups; ++head) {
         if (head < heads)
-          on.template launch<128>({}, 0, detail::train_kernel<S, D>{map, layer, step, head, rows, i64{D}});
+          on.template launch<128>({}, 0, detail::train_kernel<S, D>{map, layer, step, head, rows});
         else if constexpr (sizes::has_shared)
-          on.template launch<128>({}, 0, detail::train_kernel<S, dynamic>{map, layer, step, head, rows, i64{heads} * D});
+          on.template launch<128>({}, 0, detail::train_kernel<S, dynamic>{map, layer, step, head, rows});
       }
     if constexpr (operation::observes_attention<S>) {
       auto* const states = reinterpret_cast<attention::softmax_state*>(observed + round_up(heads * step.length, 4));

@@ -54,21 +54,30 @@ template <offloading_scheme S, class T>
 struct prepare_kernel : step_memory<S> {
   static constexpr int resident_blocks(int) { return 2; }  // a small grid: rotated rows stay in registers
 
-  heads_view<T const> q;
+  scoring_queries<S, T> q;
 
   template <team Team>
   CELLAR_HD void operator()(Team& t, grid_place at) const {
-    constexpr int D = S::head_dim;
+    constexpr int D = memory_map<S>::scored_dim;
     sequence_step const& step = this->steps[at.y];
     if (step.new_tokens == 0 || step.sealed == 0) return;
     int const head = int(at.x), group = this->map.shape.group();
     std::byte* const mine = this->region_of(this->item(at.y, head));
     auto* const queries = reinterpret_cast<float*>(mine);
-    i64 const rows = step.new_tokens * group;
-    float const scale = this->map.shape.scale();
-    for (i64 i = t.rank(); i < rows * D; i += t.size()) queries[i] = query_of(q, step, head, group, i / D, int(i % D)) * scale;
+    int const each = int(scored_queries<S>(group));
+    i64 const rows = step.new_tokens * each;
+    float* weights = nullptr;
+    if constexpr (memory_map<S>::is_indexed) {
+      weights = queries + rows * D;
+      for (i64 i = t.rank(); i < rows * D; i += t.size()) queries[i] = query_of(q.queries, step, head, each, i / D, int(i % D));
+      for (i64 i = t.rank(); i < rows; i += t.size()) weights[i] = q.weights(step.first_row + i / each, head * each + i % each);
+    } else {
+      float const scale = this->map.shape.scale();
+      for (i64 i = t.rank(); i < rows * D; i += t.size()) queries[i] = query_of(q, step, head, group, i / D, int(i % D)) * scale;
+    }
     t.sync();
-    operation::prepare_scores(t, this->view(step), head, matrix_view<float const, D>{queries, rows}, this->sizes.score(), mine + this->sizes.io_bytes());
+    operation::prepare_scores(t, this->view(step), head, matrix_view<float const, D>{queries, rows}, this->sizes.score(), mine + this->sizes.io_bytes(),
+                              weights);
   }
 };
 
@@ -82,7 +91,7 @@ struct score_kernel : step_memory<S> {
     int const head = int(at.y);
     auto const score = this->sizes.score();
     std::byte* const mine = this->region_of(this->item(at.z, head)) + this->sizes.io_bytes();
-    auto prepared = score.prepared(mine, step.new_tokens * this->map.shape.group());
+    auto prepared = score.prepared(mine, step.new_tokens * scores_of_token<S>(this->map.shape.group()));
     if (score.scratch_bytes() > 0) prepared.scratch = shared_array<std::byte>(t, score.scratch_bytes());  // each team its own
     operation::score_tiles(t, this->view(step), head, prepared, first, first + run < step.sealed ? first + run : step.sealed, score, mine);
   }
@@ -328,7 +337,9 @@ struct select_kernel : step_memory<S> {
       if constexpr (scores_points<S>)
         scores.data = point_region<S>(this->sizes).reduced(mine);
       else if constexpr (S::select::reads_scores)
-        if (step.sealed > 0) scores = operation::reduce_scores(t, from, head, S::reduce::acts_on_queries ? 1 : rows, step.sealed, score, mine);
+        if (step.sealed > 0)
+          scores = operation::reduce_scores(t, from, head, S::reduce::acts_on_queries ? 1 : step.new_tokens * scores_of_token<S>(this->map.shape.group()),
+                                            step.sealed, score, mine);
       i64 const scored = step.sealed - from.outliers(head).count;
       count = typename S::select{}.with_budget(step.selected_blocks < scored ? step.selected_blocks : scored)(t, scores, to);
       if constexpr (S::remainder::estimates) {
@@ -464,12 +475,12 @@ i64 step_workspace_bytes(On const&, model_shape const& shape, limits const& l, b
 
 /// Scores and selects: the far blocks that each KV head of each sequence attends to.
 ///
-/// Shapes    q [step tokens, query_heads, head_dim] | ids [sequences, kv_heads, selected] ascending, rest -1 | counts [sequences, kv_heads]
+/// Shapes    q [step tokens, query_heads, head_dim], or index queries | ids [sequences, kv_heads, selected] ascending, rest -1 | counts [sequences, kv_heads]
 /// Requires  workspace of step_workspace_bytes; remainders, where the scheme estimates them, [sequences, kv_heads, decode_workspace::rows]; samples, where it
 ///           samples, [sequences, kv_heads, decode_workspace::sample_words()]. What host::select_blocks refuses is not looked at; a NaN score ranks lowest
 template <offloading_scheme S, storage_scalar T, device On>
   requires(!operation::selects_everything<S>)
-void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
+void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, scoring_queries<S, T> const& q,
                    operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block* ids, i64* counts, statistics* = nullptr,
                    attention::softmax_state* remainders = nullptr, std::uint32_t* samples = nullptr) {
   i64 const heads = map.shape.kv_heads, sequences = steps.count;
@@ -510,7 +521,8 @@ void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
 
 /// Attends to sinks, the given far blocks and the tail.
 ///
-/// Shapes    q, out [step tokens, query_heads, head_dim] | ids, counts as from select_blocks; `every`: all far blocks, ids and counts are ignored |
+/// Shapes    q [step tokens, query_heads, head_dim], out of value_dim | ids, counts as from select_blocks; `every`: all far blocks, ids and counts are ignored
+/// |
 ///           near beside ids: from run_pools::bring, or resident_runs of the caller's; null: far rows are read where they lie | remainders, samples as from
 ///           select_blocks
 /// Requires  workspace of step_workspace_bytes

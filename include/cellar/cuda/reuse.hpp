@@ -123,7 +123,7 @@ class kept_selections {
 
   /// The selection of a layer's step: anew where it is due, else the one that is kept.
   template <storage_scalar T>
-  void select(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
+  void select(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, scoring_queries<S, T> const& q,
               operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block* ids, i64* counts, statistics*) {
     int const among = memory.layer - dense_layers_;
     sequence_step* selecting = nullptr;
@@ -143,7 +143,7 @@ class kept_selections {
   /// A new selection for every sequence of the step. It has memory of its own: other layers may be attended meanwhile, on another stream.
   template <storage_scalar T>
   selected_ahead select_ahead(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, bool is_appended,
-                              heads_view<T const> q, operation::decode_workspace<S> const& sizes) {
+                              scoring_queries<S, T> const& q, operation::decode_workspace<S> const& sizes) {
     auto* const selecting = selecting_.data() + i64(selecting_.size()) / 2;
     auto* const workspace = reinterpret_cast<std::byte*>(round_up(reinterpret_cast<i64>(workspace_ahead_.data()), 64));
     select_some<T>(on, map, memory, steps, true, is_appended, q, sizes, workspace, selecting, ids_ahead_.data(), counts_ahead_.data());
@@ -154,8 +154,8 @@ class kept_selections {
  private:
   template <class T>
   void select_some(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, bool is_ahead, bool is_appended,
-                   heads_view<T const> q, operation::decode_workspace<S> const& sizes, std::byte* workspace, sequence_step* selecting, logical_block* ids,
-                   i64* counts) {
+                   scoring_queries<S, T> const& q, operation::decode_workspace<S> const& sizes, std::byte* workspace, sequence_step* selecting,
+                   logical_block* ids, i64* counts) {
     i64 const source = (memory.layer - dense_layers_) / S::reuse::layers;
     on.template launch<32>({}, 0, detail::selecting_steps_kernel<S>{kept_, steps.data, selecting, steps.count, source, is_ahead, is_appended});
     select_blocks<S, T>(on, map, memory, row_view<sequence_step const>{selecting, steps.count}, q, sizes, workspace, ids, counts);

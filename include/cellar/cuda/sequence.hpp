@@ -24,9 +24,10 @@ struct decode_block_kernel {
     int const head = int(place.x);
     sequence_view<S> const from{map, memory, slot, pages};
     block_parts<std::byte const> const rows = from.far_block(block, head);
-    i64 const position = from.position(number(block)), at = i64{head} * S::block_tokens * S::head_dim;
-    from.key_codec(head, position).decode(t, rows.keys, matrix_view<float, S::head_dim>{keys + at, S::block_tokens});
-    from.value_codec(head, position).decode(t, rows.values, matrix_view<float, S::head_dim>{values + at, S::block_tokens});
+    i64 const position = from.position(number(block)), at = i64{head} * S::block_tokens;
+    from.key_codec(head, position).decode(t, rows.keys, matrix_view<float, S::head_dim>{keys + at * S::head_dim, S::block_tokens});
+    if constexpr (!memory_map<S>::values_in_keys)
+      from.value_codec(head, position).decode(t, rows.values, matrix_view<float, S::value_dim>{values + at * S::value_dim, S::block_tokens});
   }
 };
 
@@ -44,12 +45,11 @@ struct restore_near_kernel {
     constexpr float most = largest<typename S::near_scalar>;  // what a codec decodes may be larger than what it was made of
     int const head = int(place.x);
     sequence_view<S> const to{map, memory, slot, {}};
-    auto const at = [&](float const* x, i64 row, int c) {
-      float const y = x[(i64{head} * S::block_tokens + row) * S::head_dim + c];
+    operation::write_near(t, to, head, to.position(number(block)), tokens, [&](int side, i64 row, int c) {
+      if (side == 2) return 0.0f;  // blocks of one token are never cut
+      float const y = (side == 0 ? keys : values)[(i64{head} * S::block_tokens + row) * memory_map<S>::side_dim(side) + c];
       return y > most ? most : y < -most ? -most : y;
-    };
-    operation::write_near(
-        t, to, head, to.position(number(block)), tokens, [&](i64 row, int c) { return at(keys, row, c); }, [&](i64 row, int c) { return at(values, row, c); });
+    });
   }
 };
 
@@ -84,13 +84,15 @@ struct drop_outliers_kernel {
 
 /// Decodes one far block of a sequence in several layers.
 ///
-/// Shapes  keys, values [layers, kv_heads, block_tokens, head_dim], f32, in device memory
+/// Shapes  keys, values [layers, kv_heads, block_tokens, head_dim or value_dim], f32, in device memory; values null where they are in keys
 template <offloading_scheme S, device On>
 void decode_block(On const& on, memory_map<S> const& map, row_view<layer_memory<S> const> layers, i64 slot, row_view<page_id const> pages, logical_block block,
                   float* keys, float* values) {
-  i64 const each = i64{map.shape.kv_heads} * S::block_tokens * S::head_dim;
+  i64 const each = i64{map.shape.kv_heads} * S::block_tokens;
   for (i64 i = 0; i < layers.count; ++i)
-    on.template launch<128>({map.shape.kv_heads}, 0, detail::decode_block_kernel<S>{map, layers[i], slot, pages, block, keys + i * each, values + i * each});
+    on.template launch<128>(
+        {map.shape.kv_heads}, 0,
+        detail::decode_block_kernel<S>{map, layers[i], slot, pages, block, keys + i * each * S::head_dim, values ? values + i * each * S::value_dim : nullptr});
 }
 
 /// Puts rows of a block's first tokens back into near memory. Waits.
@@ -99,9 +101,11 @@ void decode_block(On const& on, memory_map<S> const& map, row_view<layer_memory<
 template <offloading_scheme S, device On>
 void restore_near(On const& on, memory_map<S> const& map, row_view<layer_memory<S> const> layers, i64 slot, logical_block block, i64 tokens, float const* keys,
                   float const* values) {
-  i64 const each = i64{map.shape.kv_heads} * S::block_tokens * S::head_dim;
+  i64 const each = i64{map.shape.kv_heads} * S::block_tokens;
   for (i64 i = 0; i < layers.count; ++i)
-    on.template launch<128>({map.shape.kv_heads}, 0, detail::restore_near_kernel<S>{map, layers[i], slot, block, tokens, keys + i * each, values + i * each});
+    on.template launch<128>({map.shape.kv_heads}, 0,
+                            detail::restore_near_kernel<S>{map, layers[i], slot, block, tokens, keys + i * each * S::head_dim,
+                                                           values ? values + i * each * S::value_dim : nullptr});
   on.wait();  // the rows are the caller's again
 }
 

@@ -77,37 +77,36 @@ namespace detail {
 /// Requires  record: block_geometry::block_bytes of scratch where the tier is not read in place
 /// Errors    those of the tier; the blocks may then be sealed again
 template <offloading_scheme S, int Columns>
-void seal_blocks(serial_team t, sequence_view<S> const& to, int head, i64 first, i64 blocks, matrix_view<float const, Columns> keys,
-                 matrix_view<float const, Columns> values, i64 kept, std::byte* record, float const* attention = nullptr) {
+void seal_blocks(serial_team t, sequence_view<S> const& to, int head, i64 first, i64 blocks, operation::sealed_rows<S, Columns> const& rows, i64 kept,
+                 std::byte* record) {
   if constexpr (S::tier::is_directly_readable) {
-    operation::seal(t, to, head, first, blocks, keys, values, kept, attention);
+    operation::seal(t, to, head, first, blocks, rows, kept);
   } else {
-    operation::summarize(t, to, head, first, blocks, keys, attention);
+    operation::summarize(t, to, head, first, blocks, rows);
     auto const geometry = to.map.geometry();
     i64 const bytes = head < geometry.heads ? geometry.slice_bytes() : geometry.shared_bytes();
     for (i64 b = 0; b < blocks && bytes > 0; ++b) {
-      i64 const row = b * S::block_tokens, stays = b == 0 ? kept : 0;
+      i64 const stays = b == 0 ? kept : 0;
       auto const at = to.far_layout().resolve(logical_block(first + b));
       if (stays > 0) to.memory.tier->fetch(to.memory.layer, at, head, {record, bytes});
-      operation::encode_block(t, to, head, first + b, matrix_view<float const, Columns>{keys.row(row), S::block_tokens, keys.stride, keys.dynamic_columns},
-                              matrix_view<float const, Columns>{values.row(row), S::block_tokens, values.stride, values.dynamic_columns}, stays,
-                              block_of_runs(geometry, record, record));
+      operation::encode_block(t, to, head, first + b, rows.some(b * S::block_tokens, S::block_tokens), stays, block_of_runs(geometry, record, record));
       to.memory.tier->store(to.memory.layer, at, head, {record, bytes});
     }
   }
 }
 
-/// Near rows [begin, end) of a KV head, or of all heads where head is their number, in f32: [key or value][token][columns].
+/// Near rows [begin, end) of a KV head, or of all heads where head is their number, in f32, as sealed_rows::at finds them.
 template <offloading_scheme S>
-void gather_near(serial_team const& t, sequence_view<S> const& from, int head, i64 begin, i64 end, float* keys, float* values) {
+void gather_near(serial_team const& t, sequence_view<S> const& from, int head, i64 begin, i64 end, float* scratch) {
+  using map = memory_map<S>;
   int const heads = from.map.shape.kv_heads, first = head < heads ? head : 0, last = head < heads ? head + 1 : heads;
-  i64 const columns = i64{last - first} * S::head_dim;
-  for (i64 p = begin; p < end; ++p)
-    for (int side = 0; side < 2; ++side)
-      for (int h = first; h < last; ++h) {
-        float* const to = (side == 0 ? keys : values) + (p - begin) * columns + (h - first) * S::head_dim;
-        widen<typename S::near_scalar>(t, reinterpret_cast<std::byte const*>(from.near_row(h, side, p)), S::head_dim, to);
-      }
+  for (int side = 0; side < map::sides; ++side) {
+    int const dim = map::side_dim(side);
+    float* to = scratch;
+    for (i64 p = begin; p < end; ++p)
+      for (int h = first; h < last; ++h, to += dim) widen<typename S::near_scalar>(t, reinterpret_cast<std::byte const*>(from.near_row(h, side, p)), dim, to);
+    scratch += i64{map::page_tokens} * (last - first) * dim;
+  }
 }
 
 /// Rows [first, last) of the heads [first_head, last_head) in f32, packed.
@@ -174,19 +173,26 @@ void keep_outliers(vector_kernels const* kernels, sequence_view<S> const& to, in
 
 /// Writes the step's keys and values near, and seals the blocks that leave the window.
 ///
-/// Shapes      k, v [step tokens, kv_heads, head_dim]; a sequence's rows start at its first_row
+/// Shapes      rows of the step's tokens; a sequence's start at its first_row
 /// Requires    page ids within the memory; finite rows; workspace of append_workspace_bytes a worker
 /// Effects     writes near memory, tiles and far planes of these sequences in this layer; allocates nothing
 /// Errors      precondition_error, before anything is written, for a step that its memory cannot hold; those of a tier that is not read in place, after
 ///             which the same call may be made again (a run with kept codes that a failed store has damaged stays damaged: truncate before its block)
 /// Complexity  O(new tokens), and O(block) for each block that seals
 template <offloading_scheme S, storage_scalar T>
-void append_tokens(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> k,
-                   heads_view<T const> v, std::byte* workspace) {
+void append_tokens(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, token_rows<T> const& rows,
+                   std::byte* workspace) {
+  using sizes = memory_map<S>;
   int const heads = map.shape.kv_heads, groups = map.groups();
   i64 const workspace_bytes = operation::append_workspace_bytes<S>(map.shape);
-  detail::check_steps(map, steps, std::min(k.tokens, v.tokens));
-  expects(is_rows_of(k, heads, S::head_dim) && is_rows_of(v, heads, S::head_dim), "append_tokens: keys and values must be [step tokens, kv_heads, head_dim]");
+  for (int side = 0; side < sizes::sides; ++side)
+    if (sizes::has_side(side)) {
+      detail::check_steps(map, steps, rows.rows(side).tokens);
+      expects(is_rows_of(rows.rows(side), heads, sizes::side_dim(side)),
+              "append_tokens: keys and values must be [step tokens, kv_heads, head_dim], values of value_dim, index keys of index_dim");
+    }
+  expects((!sizes::values_in_keys || !rows.values.data) && (sizes::is_indexed || !rows.index_keys.data),
+          "append_tokens: the scheme does not store such rows: leave values that are in keys, and index keys of other summaries, empty");
   on.for_each(steps.count * groups, [&](i64 item, int worker) {
     sequence_step const& step = steps[item / groups];
     int const head = int(item % groups);
@@ -196,27 +202,24 @@ void append_tokens(executor const& on, memory_map<S> const& map, layer_memory<S>
     if (head < heads)
       for (i64 i = 0; i < step.new_tokens; ++i) {
         i64 const position = step.length - step.new_tokens + i;
-        for (int side = 0; side < 2; ++side) {
-          float row[S::head_dim];
-          widen<T>(t, reinterpret_cast<std::byte const*>((side == 0 ? k : v).row(step.first_row + i, head)), S::head_dim, row);
-          narrow<near_scalar>(t, row, S::head_dim, reinterpret_cast<std::byte*>(to.near_row(head, side, position)));
+        for (int side = 0; side < sizes::sides; ++side) {
+          if (!sizes::has_side(side)) continue;
+          float row[sizes::widest_side];
+          widen<T>(t, reinterpret_cast<std::byte const*>(rows.rows(side).row(step.first_row + i, head)), sizes::side_dim(side), row);
+          narrow<near_scalar>(t, row, sizes::side_dim(side), reinterpret_cast<std::byte*>(to.near_row(head, side, position)));
         }
       }
     if constexpr (evicts_by<typename S::outliers>) operation::evict(t, to, head, step);
-    i64 const columns = head < heads ? i64{S::head_dim} : i64{heads} * S::head_dim;
-    auto* const keys = reinterpret_cast<float*>(workspace + worker * workspace_bytes);
-    float* const values = keys + memory_map<S>::page_tokens * columns;
-    auto* const record = reinterpret_cast<std::byte*>(values + memory_map<S>::page_tokens * columns);
+    auto* const page = reinterpret_cast<float*>(workspace + worker * workspace_bytes);
+    auto* const record = reinterpret_cast<std::byte*>(page + map.page_floats());
     for (i64 b = step.sealed_before; b < step.sealed && !map.discards_far;) {
-      i64 const blocks = std::min<i64>(step.sealed - b, memory_map<S>::page_blocks), tokens = blocks * S::block_tokens;
-      detail::gather_near(t, to, head, to.position(b), to.position(b) + tokens, keys, values);
+      i64 const blocks = std::min<i64>(step.sealed - b, sizes::page_blocks), tokens = blocks * S::block_tokens;
+      detail::gather_near(t, to, head, to.position(b), to.position(b) + tokens, page);
       i64 const kept = b == step.sealed_before ? step.kept_tokens : 0;
       if (head < heads)
-        detail::seal_blocks(t, to, head, b, blocks, matrix_view<float const, S::head_dim>{keys, tokens}, matrix_view<float const, S::head_dim>{values, tokens},
-                            kept, record);
-      else if constexpr (memory_map<S>::has_shared)
-        detail::seal_blocks(t, to, head, b, blocks, matrix_view<float const>{keys, tokens, columns, columns},
-                            matrix_view<float const>{values, tokens, columns, columns}, kept, record);
+        detail::seal_blocks(t, to, head, b, blocks, operation::sealed_rows<S, S::head_dim>::at(page, tokens, sizes::page_tokens, 1), kept, record);
+      else if constexpr (sizes::has_shared)
+        detail::seal_blocks(t, to, head, b, blocks, operation::sealed_rows<S, dynamic>::at(page, tokens, sizes::page_tokens, heads), kept, record);
       b += blocks;
     }
   });
@@ -233,7 +236,7 @@ void append_tokens(executor const& on, memory_map<S> const& map, layer_memory<S>
 /// Complexity  O(length) for each layer
 template <offloading_scheme S>
 void seal_prompt(executor const& on, memory_map<S> const& map, row_view<prompt_layer<S> const> layers, sequence_step const& step, row_view<float> scratch) {
-  constexpr int D = S::head_dim;
+  constexpr int D = S::head_dim, V = S::value_dim;
   using sizes = memory_map<S>;
   expects(layers.count > 0, "seal_prompt: there are no layers");
   scalar_type const type = layers[0].keys.type;
@@ -245,9 +248,11 @@ void seal_prompt(executor const& on, memory_map<S> const& map, row_view<prompt_l
           "seal_prompt: the sealed blocks exceed the prompt or its page table");
   expects(step.length - far_end <= map.tail_rows, "seal_prompt: memory_map::tail_rows is too small for the tokens after the sealed blocks");
   for (auto const& layer : layers) {
-    expects(layer.keys.type == type && layer.values.type == type, "seal_prompt: keys and values of all layers must have one scalar type");
-    expects(is_rows_of(layer.keys, heads, D) && is_rows_of(layer.values, heads, D) && layer.keys.tokens >= step.length && layer.values.tokens >= step.length,
-            "seal_prompt: keys and values must be [length, kv_heads, head_dim]");
+    for (int side = 0; side < sizes::sides; ++side)
+      expects(!sizes::has_side(side) || layer.rows(side).type == type, "seal_prompt: keys and values of all layers must have one scalar type");
+    for (int side = 0; side < sizes::sides; ++side)
+      expects(!sizes::has_side(side) || (is_rows_of(layer.rows(side), heads, sizes::side_dim(side)) && layer.rows(side).tokens >= step.length),
+              "seal_prompt: keys and values must be [length, kv_heads, head_dim], values of value_dim, index keys of index_dim");
     if constexpr (observes_queries<S>)
       expects(
           is_rows_of(layer.queries, map.shape.query_heads, D) && layer.queries.tokens == observed && observed <= step.length,
@@ -279,31 +284,36 @@ void seal_prompt(executor const& on, memory_map<S> const& map, row_view<prompt_l
         queries = {to, observed * group};
       }
     auto const seal = [&]<int Columns>(std::integral_constant<int, Columns>) {
-      using rows_view = matrix_view<float const, Columns>;
+      using rows_of = operation::sealed_rows<S, Columns>;
       int const first_head = Columns == dynamic ? 0 : head, last_head = Columns == dynamic ? heads : head + 1;
-      i64 const columns = i64{last_head - first_head} * D;
       // Rows [first, last) in f32: in place where they are, else copied to the worker's scratch (which may be none) from `at` on.
-      auto const rows = [&](any_heads_view const& x, i64 first, i64 last, i64 at) {
-        if (type == scalar_type::f32 && (Columns != dynamic || x.head_stride == D))
-          return rows_view{x.as<float>().row(first, first_head), last - first, x.token_stride, columns};
+      auto const rows = [&]<int C>(matrix_view<float const, C> const&, any_heads_view const& x, i64 first, i64 last, i64 at) {
+        i64 const columns = i64{last_head - first_head} * x.head_dim;
+        if (type == scalar_type::f32 && (C != dynamic || x.head_stride == x.head_dim))
+          return matrix_view<float const, C>{x.as<float>().row(first, first_head), last - first, x.token_stride, columns};
         detail::read_rows(on.kernels(), x, first, last, first_head, last_head, mine + at);
-        return rows_view{mine + at, last - first, columns, columns};
+        return matrix_view<float const, C>{mine + at, last - first, columns, columns};
       };
+      rows_of of{};
       constexpr bool learns_keys = (trained<typename S::summary> && operation::is_served<typename S::summary, Columns>) ||
                                    (trained<typename S::key_codec> && operation::is_served<typename S::key_codec, Columns>);
       serial_team t(nullptr, 0, on.kernels());
       if constexpr (learns_keys) {
         if constexpr (Columns != dynamic)
-          operation::train_keys(t, to, head, rows(layer.keys, 0, step.length, 0), aligned, queries);
+          operation::train_keys(t, to, head, rows(of.keys, layer.keys, 0, step.length, 0), aligned, queries);
         else
-          operation::train_keys(t, to, head, rows(layer.keys, 0, step.length, 0), aligned);
+          operation::train_keys(t, to, head, rows(of.keys, layer.keys, 0, step.length, 0), aligned);
       }
       if constexpr (trained<typename S::value_codec> && operation::is_served<typename S::value_codec, Columns>)
-        operation::train_values(t, to, head, rows(layer.values, 0, step.length, 0), aligned);
+        operation::train_values(t, to, head, rows(of.values, layer.values, 0, step.length, 0), aligned);
       for (i64 b = 0; b < step.sealed && !map.discards_far; b += sizes::page_blocks) {
         i64 const blocks = std::min<i64>(step.sealed - b, sizes::page_blocks), first = to.position(b), last = to.position(b + blocks);
-        auto const k = rows(layer.keys, first, last, 0), v = rows(layer.values, first, last, sizes::page_tokens * columns);
-        detail::seal_blocks(t, to, head, b, blocks, k, v, 0, aligned + map.train_scratch(), attention ? attention + first : nullptr);
+        of.keys = rows(of.keys, layer.keys, first, last, 0);
+        if constexpr (!sizes::values_in_keys) of.values = rows(of.values, layer.values, first, last, i64{sizes::page_tokens} * (last_head - first_head) * D);
+        if constexpr (sizes::is_indexed && Columns != dynamic)
+          of.index_keys = rows(of.index_keys, layer.index_keys, first, last, i64{sizes::page_tokens} * (sizes::side_dim(0) + sizes::side_dim(1)));
+        of.attention = attention ? attention + first : nullptr;
+        detail::seal_blocks(t, to, head, b, blocks, of, 0, aligned + map.train_scratch());
       }
     };
     if (head == heads) {
@@ -311,19 +321,19 @@ void seal_prompt(executor const& on, memory_map<S> const& map, row_view<prompt_l
       return;
     }
     seal(std::integral_constant<int, D>{});
-    float row[D];
-    auto const read = [&](int side, i64 p) { detail::read_rows(on.kernels(), side == 0 ? layer.keys : layer.values, p, p + 1, head, head + 1, row); };
+    float row[sizes::widest_side];
+    auto const read = [&](int side, i64 p) { detail::read_rows(on.kernels(), layer.rows(side), p, p + 1, head, head + 1, row); };
     [[maybe_unused]] auto const store_near = [&](int side, i64 p, typename S::near_scalar* near) {
       read(side, p);
-      narrow<typename S::near_scalar>(serial_team(nullptr, 0, on.kernels()), row, D, reinterpret_cast<std::byte*>(near));
+      narrow<typename S::near_scalar>(serial_team(nullptr, 0, on.kernels()), row, sizes::side_dim(side), reinterpret_cast<std::byte*>(near));
     };
     if constexpr (S::remainder::estimates) {
-      double sums[D] = {};
+      double sums[V] = {};
       for (i64 p = far_begin; p < far_end; ++p) {
-        read(1, p);
-        for (int c = 0; c < D; ++c) sums[c] += double(row[c]);
+        read(sizes::value_side, p);
+        for (int c = 0; c < V; ++c) sums[c] += double(row[c]);
       }
-      for (int c = 0; c < D; ++c) to.mean_value(head)[c] = step.sealed > 0 ? float(sums[c] / double(far_end - far_begin)) : undefined;
+      for (int c = 0; c < V; ++c) to.mean_value(head)[c] = step.sealed > 0 ? float(sums[c] / double(far_end - far_begin)) : undefined;
     }
     if constexpr (S::outliers::keeps_outliers) {
       auto const keys_of = [&](i64 b, float* room) {  // a block's keys in f32
@@ -332,13 +342,15 @@ void seal_prompt(executor const& on, memory_map<S> const& map, row_view<prompt_l
       };
       detail::keep_outliers(on.kernels(), to, head, step.sealed, keys_of, attention ? attention + far_begin : nullptr, mine, [&](i64 b, i64 o) {
         for (i64 i = 0; i < S::block_tokens; ++i)
-          for (int side = 0; side < 2; ++side) store_near(side, to.position(b) + i, to.outlier_rows(head, side, o) + i * D);
+          for (int side = 0; side < sizes::sides; ++side)
+            if (sizes::has_side(side)) store_near(side, to.position(b) + i, to.outlier_row(head, side, o, i));
       });
       if constexpr (evicts_by<typename S::outliers>) operation::begin_eviction(serial_team(nullptr, 0, on.kernels()), to, head, step, attention);
     }
     for (i64 p = 0; p < step.length; ++p) {
       if (p >= far_begin && p < far_end) continue;
-      for (int side = 0; side < 2; ++side) store_near(side, p, to.near_row(head, side, p));
+      for (int side = 0; side < sizes::sides; ++side)
+        if (sizes::has_side(side)) store_near(side, p, to.near_row(head, side, p));
     }
   });
 }

@@ -32,9 +32,10 @@ class stopwatch {
 };
 
 template <offloading_scheme S, class T>
-void check_queries(memory_map<S> const& map, row_view<sequence_step const> steps, heads_view<T const> q, operation::decode_workspace<S> const& sizes) {
+void check_queries(memory_map<S> const& map, row_view<sequence_step const> steps, heads_view<T const> q, operation::decode_workspace<S> const& sizes,
+                   int dim = S::head_dim) {
   check_steps(map, steps, q.tokens);
-  expects(is_rows_of(q, map.shape.query_heads, S::head_dim), "queries and outputs must be [step tokens, query_heads, head_dim]");
+  expects(is_rows_of(q, map.shape.query_heads, dim), "queries must be [step tokens, query_heads, head_dim], outputs [step tokens, query_heads, value_dim]");
   for (sequence_step const& step : steps)
     expects(step.new_tokens * map.shape.group() <= sizes.rows && step.sealed <= sizes.blocks,
             "decode_workspace: the step has more query rows or far blocks than the workspace was sized for");
@@ -56,7 +57,23 @@ i64 count_lost(matrix_view<float const> scores, row_view<logical_block const> ch
   return lost;
 }
 
-/// A group's queries in f32, times the softmax scale: row = token * group + head of the group.
+/// As check_queries, of what a selection is made by.
+template <offloading_scheme S, class T>
+void check_scoring(memory_map<S> const& map, row_view<sequence_step const> steps, index_queries<T> const& q, operation::decode_workspace<S> const& sizes) {
+  i64 const heads = map.shape.kv_heads * scored_queries<S>(map.shape.group());
+  check_steps(map, steps, q.queries.tokens);
+  expects(is_rows_of(q.queries, int(heads), map.scored_dim) && q.weights.data && q.weights.rows == q.queries.tokens && q.weights.columns() == heads,
+          "index queries must be [step tokens, kv_heads * index_heads, index_dim], their weights [step tokens, kv_heads * index_heads]");
+  for (sequence_step const& step : steps)
+    expects(step.new_tokens <= sizes.tokens && step.sealed <= sizes.blocks,
+            "decode_workspace: the step has more query tokens or far blocks than the workspace was sized for");
+}
+template <offloading_scheme S, class T>
+void check_scoring(memory_map<S> const& map, row_view<sequence_step const> steps, heads_view<T const> q, operation::decode_workspace<S> const& sizes) {
+  check_queries(map, steps, q, sizes);
+}
+
+/// A group's queries in f32, times a scale: row = token * group + head of the group.
 template <int D, class T>
 matrix_view<float const, D> gather_queries(heads_view<T const> q, sequence_step const& step, int kv_head, int group, float scale, float* to) {
   for (i64 i = 0; i < step.new_tokens; ++i)
@@ -69,7 +86,7 @@ matrix_view<float const, D> gather_queries(heads_view<T const> q, sequence_step 
 
 /// Scores and selects: the far blocks that each KV head of each sequence attends to.
 ///
-/// Shapes      q [step tokens, query_heads, head_dim] | ids [sequences, kv_heads, selected] ascending, rest -1 | counts [sequences, kv_heads]
+/// Shapes      q [step tokens, query_heads, head_dim], or index queries | ids [sequences, kv_heads, selected] ascending, rest -1 | counts [sequences, kv_heads]
 /// Requires    workspace of sizes.bytes(workers), 64-byte aligned; finite queries. A step of n query tokens selects once for all of them
 ///             remainders, where the scheme estimates them, [sequences, kv_heads, decode_workspace::rows]; samples, where it samples, [sequences, kv_heads,
 ///             decode_workspace::sample_words()]
@@ -77,16 +94,27 @@ matrix_view<float const, D> gather_queries(heads_view<T const> q, sequence_step 
 /// Errors      precondition_error, before anything is written, for a step beyond its memory or `sizes`
 template <offloading_scheme S, storage_scalar T>
   requires(!operation::selects_everything<S>)
-void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
-                   operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block* ids, i64* counts, statistics* per_worker = nullptr,
-                   attention::softmax_state* remainders = nullptr, [[maybe_unused]] std::uint32_t* samples = nullptr) {
+void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps,
+                   scoring_queries<S, T> const& q, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block* ids, i64* counts,
+                   statistics* per_worker = nullptr, attention::softmax_state* remainders = nullptr, [[maybe_unused]] std::uint32_t* samples = nullptr) {
   int const heads = map.shape.kv_heads, group = map.shape.group();
-  detail::check_queries(map, steps, q, sizes);
+  i64 const scored_rows = scores_of_token<S>(group);  // of a query token
+  detail::check_scoring(map, steps, q, sizes);
   for (sequence_step const& step : steps)
     expects(typename S::select{}.with_budget(step.selected_blocks).max_selected(step.sealed) <= sizes.selected,
             "select_blocks: a step may select more blocks than decode_workspace::selected");
+  auto const weights_in = [&](std::byte* mine) { return reinterpret_cast<float*>(mine) + sizes.index_rows() * memory_map<S>::scored_dim; };
+  // Queries in the scratch `mine`, and weights behind those of an index.
   auto const queries_of = [&](i64 item, std::byte* mine) {
-    return detail::gather_queries<S::head_dim>(q, steps[item / heads], int(item % heads), group, map.shape.scale(), reinterpret_cast<float*>(mine));
+    sequence_step const& step = steps[item / heads];
+    auto* const to = reinterpret_cast<float*>(mine);
+    if constexpr (memory_map<S>::is_indexed) {
+      int const each = S::summary::index_heads, first = int(item % heads) * each;
+      for (i64 i = 0; i < step.new_tokens; ++i) std::copy_n(&q.weights(step.first_row + i, first), each, weights_in(mine) + i * each);
+      return detail::gather_queries<memory_map<S>::scored_dim>(q.queries, step, int(item % heads), each, 1.0f, to);
+    } else {
+      return detail::gather_queries<S::head_dim>(q, step, int(item % heads), group, map.shape.scale(), to);
+    }
   };
   auto const view_of = [&](i64 item) { return sequence_view<S>{map, memory, steps[item / heads].slot, steps[item / heads].pages}; };
   // What follows the scores of a (sequence, KV head): `mine` is the scratch that has them.
@@ -131,7 +159,8 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
         detail::stopwatch watch(per_worker != nullptr);
         auto t = team_in(region(item));
         if (steps[item / heads].sealed > 0)
-          operation::prepare_scores(t, view_of(item), int(item % heads), queries_of(item, region(item)), sizes.score(), scratch_of(item));
+          operation::prepare_scores(t, view_of(item), int(item % heads), queries_of(item, region(item)), sizes.score(), scratch_of(item),
+                                    weights_in(region(item)));
         if (per_worker) per_worker[worker].seconds.score += watch.lap();
       });
       on.for_each(items * most_runs, [&](i64 unit, int worker) {
@@ -139,7 +168,7 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
         if (first >= sealed) return;
         detail::stopwatch watch(per_worker != nullptr);
         serial_team t(nullptr, 0, on.kernels());
-        auto prepared = sizes.score().prepared(scratch_of(item), steps[item / heads].new_tokens * group);
+        auto prepared = sizes.score().prepared(scratch_of(item), steps[item / heads].new_tokens * scored_rows);
         prepared.scratch = sizes.score().prepared(scratch_of(worker), 0).scratch;  // the worker's own
         operation::score_tiles(t, view_of(item), int(item % heads), prepared, first, std::min(sealed, first + run), sizes.score(), scratch_of(item));
         if (per_worker) per_worker[worker].seconds.score += watch.lap();
@@ -149,7 +178,7 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
         auto t = team_in(region(item));
         row_view<float const> scores{nullptr, steps[item / heads].sealed};
         if (scores.count > 0)
-          scores = operation::reduce_scores(t, view_of(item), int(item % heads), S::reduce::acts_on_queries ? 1 : steps[item / heads].new_tokens * group,
+          scores = operation::reduce_scores(t, view_of(item), int(item % heads), S::reduce::acts_on_queries ? 1 : steps[item / heads].new_tokens * scored_rows,
                                             scores.count, sizes.score(), scratch_of(item));
         double const reduced = watch.lap();
         select_from(t, item, region(item), scores, reduced, watch, worker);
@@ -164,7 +193,8 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
     auto t = team_in(mine);
     if constexpr (S::select::reads_scores) {
       auto const queries = queries_of(item, mine);
-      if (step.sealed > 0) scores = operation::score(t, view_of(item), int(item % heads), queries, step.sealed, sizes.score(), mine + sizes.io_bytes());
+      if (step.sealed > 0)
+        scores = operation::score(t, view_of(item), int(item % heads), queries, step.sealed, sizes.score(), mine + sizes.io_bytes(), weights_in(mine));
     }
     double const scored = watch.lap();
     select_from(t, item, mine, scores, scored, watch, worker);
@@ -173,13 +203,14 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
 
 /// Attends to sinks, the given far blocks and the tail.
 ///
-/// Shapes      q, out [step tokens, query_heads, head_dim] | ids, counts as from select_blocks; `every`: all far blocks, ids and counts are ignored |
+/// Shapes      q [step tokens, query_heads, head_dim], out of value_dim | ids, counts as from select_blocks; `every`: all far blocks, ids and counts are
+/// ignored |
 ///             resident, for tiers not read in place, [sequences, kv_heads, selected] beside ids; null: nothing is | remainders, samples as from
 ///             select_blocks
 /// Requires    workspace of sizes.bytes(workers), 64-byte aligned; finite queries; ids ascending and below sealed
 /// Errors      precondition_error, before anything is written, for a step beyond its memory or `sizes`; those of the tier
 /// Effects     writes out; allocates nothing; bit-identical for any number of workers and any batch
-/// Complexity  O(query rows * attended tokens * head_dim)
+/// Complexity  O(query rows * attended tokens * (head_dim + value_dim))
 template <offloading_scheme S, storage_scalar T>
 void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
                    heads_view<T> out, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block const* ids, i64 const* counts,
@@ -187,9 +218,9 @@ void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
                    [[maybe_unused]] std::uint32_t const* samples = nullptr) {
   int const heads = map.shape.kv_heads, group = map.shape.group();
   detail::check_queries(map, steps, q, sizes);
-  detail::check_queries(map, steps, heads_view<T const>(out), sizes);
+  detail::check_queries(map, steps, heads_view<T const>(out), sizes, S::value_dim);
   expects(!operation::is_sampled<S> || every || samples, "attend_blocks: the scheme weighs what was sampled: pass the samples that select_blocks wrote");
-  using partial = operation::attend_partial<S::head_dim>;
+  using partial = operation::attend_partial<S>;
   auto const geometry = map.geometry();
   i64 const slice_bytes = geometry.slice_bytes(), shared_bytes = geometry.shared_bytes();
   auto const chosen_of = [&](i64 item) {
@@ -249,14 +280,14 @@ void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
       per_worker[worker].moved_bytes += moved;
     }
   };
-  auto const write_out = [&](i64 item, matrix_view<float const, S::head_dim> result) {
+  auto const write_out = [&](i64 item, matrix_view<float const, S::value_dim> result) {
     sequence_step const& step = steps[item / heads];
     for (i64 i = 0; i < step.new_tokens; ++i)
       for (int h = 0; h < group; ++h)
-        for (int c = 0; c < S::head_dim; ++c) out.row(step.first_row + i, int(item % heads) * group + h)[c] = from_float<T>(result(i * group + h, c));
+        for (int c = 0; c < S::value_dim; ++c) out.row(step.first_row + i, int(item % heads) * group + h)[c] = from_float<T>(result(i * group + h, c));
   };
   auto const result_in = [&](std::byte* mine, i64 item) {
-    return matrix_view<float, S::head_dim>{reinterpret_cast<float*>(mine) + sizes.rows * S::head_dim, steps[item / heads].new_tokens * group};
+    return matrix_view<float, S::value_dim>{reinterpret_cast<float*>(mine + sizes.query_bytes()), steps[item / heads].new_tokens * group};
   };
   auto const remainder_of = [&](i64 item) { return remainders && !every ? remainders + item * sizes.rows : nullptr; };
   auto const samples_of = [&]([[maybe_unused]] i64 item) {

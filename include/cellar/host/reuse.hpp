@@ -42,7 +42,7 @@ class kept_selections {
   ///
   /// Errors  precondition_error where another layer is to select first
   template <storage_scalar T>
-  void select(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
+  void select(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, scoring_queries<S, T> const& q,
               operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block* ids, i64* counts, statistics* per_worker) {
     int const among = memory.layer - dense_layers_;
     i64 const source = among / S::reuse::layers;
@@ -53,7 +53,7 @@ class kept_selections {
         expects(among % S::reuse::layers == 0, "attend: this layer shares the selection of an earlier one, which is to be attended first");
         selecting_.push_back(step);
       }
-    select_and_keep(on, map, memory, source, q, sizes, workspace, ids, counts, per_worker);
+    select_and_keep<T>(on, map, memory, source, q, sizes, workspace, ids, counts, per_worker);
     for (i64 i = 0; i < steps.count; ++i)
       for (i64 head = 0; head < heads_; ++head) {
         i64 const item = i * heads_ + head, from = slot_of(source, steps[i]) * heads_ + head, n = counts_[std::size_t(from)];
@@ -66,20 +66,20 @@ class kept_selections {
   /// A new selection for every sequence of the step, in ids and counts too.
   template <storage_scalar T>
   void select_ahead(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, bool is_appended,
-                    heads_view<T const> q, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block* ids, i64* counts,
+                    scoring_queries<S, T> const& q, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block* ids, i64* counts,
                     statistics* per_worker) {
     selecting_.clear();
     for (sequence_step step : steps) {
       if (!is_appended) step.sealed = step.sealed_before;
       selecting_.push_back(step);
     }
-    select_and_keep(on, map, memory, (memory.layer - dense_layers_) / S::reuse::layers, q, sizes, workspace, ids, counts, per_worker);
+    select_and_keep<T>(on, map, memory, (memory.layer - dense_layers_) / S::reuse::layers, q, sizes, workspace, ids, counts, per_worker);
   }
 
  private:
   i64 slot_of(i64 source, sequence_step const& step) const { return source * sequences_ + step.slot; }
   template <class T>
-  void select_and_keep(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, i64 source, heads_view<T const> q,
+  void select_and_keep(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, i64 source, scoring_queries<S, T> const& q,
                        operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block* ids, i64* counts, statistics* per_worker) {
     if (selecting_.empty()) return;
     select_blocks<S, T>(on, map, memory, row_view<sequence_step const>{selecting_.data(), i64(selecting_.size())}, q, sizes, workspace, ids, counts,

@@ -29,7 +29,7 @@ block_parts<std::byte const> read_block(sequence_view<S> const& from, logical_bl
 
 /// Decodes one far block of a sequence in several layers.
 ///
-/// Shapes   keys, values [layers, kv_heads, block_tokens, head_dim], f32
+/// Shapes   keys, values [layers, kv_heads, block_tokens, head_dim or value_dim], f32; values null where they are in keys
 /// Effects  allocates a block's planes for each item where the tier is not read in place
 /// Errors   those of the tier
 template <offloading_scheme S>
@@ -42,10 +42,11 @@ void decode_block(executor const& on, memory_map<S> const& map, row_view<layer_m
     auto const geometry = map.geometry();
     std::vector<std::byte> runs(std::size_t(S::tier::is_directly_readable ? 0 : geometry.slice_bytes() + geometry.shared_bytes()));
     auto const rows = detail::read_block(from, block, head, runs.data(), runs.empty() ? nullptr : runs.data() + geometry.slice_bytes());
-    i64 const position = from.position(number(block)), at = item * S::block_tokens * S::head_dim;
+    i64 const position = from.position(number(block)), at = item * S::block_tokens;
     serial_team t(nullptr, 0, on.kernels());
-    from.key_codec(head, position).decode(t, rows.keys, matrix_view<float, S::head_dim>{keys + at, S::block_tokens});
-    from.value_codec(head, position).decode(t, rows.values, matrix_view<float, S::head_dim>{values + at, S::block_tokens});
+    from.key_codec(head, position).decode(t, rows.keys, matrix_view<float, S::head_dim>{keys + at * S::head_dim, S::block_tokens});
+    if constexpr (!memory_map<S>::values_in_keys)
+      from.value_codec(head, position).decode(t, rows.values, matrix_view<float, S::value_dim>{values + at * S::value_dim, S::block_tokens});
   });
 }
 
@@ -111,10 +112,11 @@ void restore_near(executor const& on, memory_map<S> const& map, row_view<layer_m
     sequence_view<S> const to{map, layers[item / heads], slot, {}};
     for (i64 i = 0; i < tokens; ++i)
       for (int side = 0; side < 2; ++side) {
-        float const* const row = (side == 0 ? keys : values) + (item * S::block_tokens + i) * S::head_dim;
+        int const dim = memory_map<S>::side_dim(side);
+        float const* const row = (side == 0 ? keys : values) + (item * S::block_tokens + i) * dim;
         auto* const near = to.near_row(int(item % heads), side, to.position(number(block)) + i);
         constexpr float most = largest<typename S::near_scalar>;  // what a codec decodes may be larger than what it was made of
-        for (int c = 0; c < S::head_dim; ++c) near[c] = from_float<typename S::near_scalar>(std::clamp(row[c], -most, most));
+        for (int c = 0; c < dim; ++c) near[c] = from_float<typename S::near_scalar>(std::clamp(row[c], -most, most));
       }
   });
 }

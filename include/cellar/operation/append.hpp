@@ -7,33 +7,36 @@ namespace cellar::inline CELLAR_ABI::operation {
 
 /// Copies rows of one KV head near: those of the positions first, first + 1, ...
 ///
-/// Shapes   keys, values (row, channel) in f32, `rows` of them
+/// Shapes   element(side, row, channel) in f32, of `rows` tokens
 /// Effects  a body over a team, without a barrier at its end
-template <team Team, offloading_scheme S, class Key, class Value>
-CELLAR_HD void write_near(Team& t, sequence_view<S> const& to, int head, i64 first, i64 rows, Key const& key, Value const& value) {
-  constexpr int D = S::head_dim;
-  using near_scalar = typename S::near_scalar;
-  for (i64 i = t.rank(); i < rows * D; i += t.size()) {
-    i64 const row = i / D;
-    int const c = int(i % D);
-    to.near_row(head, 0, first + row)[c] = from_float<near_scalar>(key(row, c));
-    to.near_row(head, 1, first + row)[c] = from_float<near_scalar>(value(row, c));
+template <team Team, offloading_scheme S, class Element>
+CELLAR_HD void write_near(Team& t, sequence_view<S> const& to, int head, i64 first, i64 rows, Element const& element) {
+  using map = memory_map<S>;
+  for (int side = 0; side < map::sides; ++side) {
+    int const dim = map::side_dim(side);
+    for (i64 i = t.rank(); i < rows * dim; i += t.size()) {
+      i64 const row = i / dim;
+      int const c = int(i % dim);
+      to.near_row(head, side, first + row)[c] = from_float<typename S::near_scalar>(element(side, row, c));
+    }
   }
 }
 
-/// Near rows [begin, end) of a KV head, or of all heads where head is their number, in f32.
+/// Near rows [begin, end) of a KV head, or of all heads where head is their number, in f32, as sealed_rows::at finds them.
 ///
-/// Shapes   keys, values [end - begin, columns]
 /// Effects  a body over a team, without a barrier at its end
 template <team Team, offloading_scheme S>
-CELLAR_HD void read_near(Team& t, sequence_view<S> const& from, int head, i64 begin, i64 end, float* keys, float* values) {
-  constexpr int D = S::head_dim;
-  int const heads = from.map.shape.kv_heads, first = head < heads ? head : 0;
-  i64 const columns = head < heads ? D : i64{heads} * D;
-  for (i64 i = t.rank(); i < (end - begin) * columns; i += t.size()) {
-    i64 const row = i / columns, c = i % columns;
-    keys[i] = to_float(from.near_row(first + int(c / D), 0, begin + row)[c % D]);
-    values[i] = to_float(from.near_row(first + int(c / D), 1, begin + row)[c % D]);
+CELLAR_HD void read_near(Team& t, sequence_view<S> const& from, int head, i64 begin, i64 end, float* scratch) {
+  using map = memory_map<S>;
+  int const heads = head < from.map.shape.kv_heads ? 1 : from.map.shape.kv_heads, first = heads == 1 && head < from.map.shape.kv_heads ? head : 0;
+  for (int side = 0; side < map::sides; ++side) {
+    int const dim = map::side_dim(side);
+    i64 const columns = i64{heads} * dim;
+    for (i64 i = t.rank(); i < (end - begin) * columns; i += t.size()) {
+      i64 const row = i / columns, c = i % columns;
+      scratch[i] = to_float(from.near_row(first + int(c / dim), side, begin + row)[c % dim]);
+    }
+    scratch += map::page_tokens * columns;
   }
 }
 
@@ -48,22 +51,22 @@ i64 stage_bytes(model_shape const& shape, i64 blocks) {
 ///
 /// Requires  as seal; stage: stage_bytes of memory near the processor. Effects: ends with a barrier
 template <team Team, offloading_scheme S, int Columns>
-CELLAR_HD void seal_shared(Team& t, sequence_view<S> const& to, int head, i64 first, i64 blocks, matrix_view<float const, Columns> keys,
-                           matrix_view<float const, Columns> values, i64 kept, std::byte* stage, float const* attention = nullptr) {
+CELLAR_HD void seal_shared(Team& t, sequence_view<S> const& to, int head, i64 first, i64 blocks, sealed_rows<S, Columns> const& x, i64 kept, std::byte* stage) {
   using key_codec = typename S::key_codec;
   using value_codec = typename S::value_codec;
   constexpr i64 B = S::block_tokens, key_group = key_codec::token_group, value_group = value_codec::token_group;
-  constexpr bool codes_keys = is_served<key_codec, Columns>, codes_values = is_served<value_codec, Columns>, is_shared = Columns == dynamic;
-  summarize(t, to, head, first, blocks, keys, attention);
+  constexpr bool codes_keys = is_served<key_codec, Columns>, is_shared = Columns == dynamic;
+  constexpr bool codes_values = is_served<value_codec, Columns> && !memory_map<S>::values_in_keys;
+  summarize(t, to, head, first, blocks, x);
   if constexpr (!codes_keys && !codes_values) return t.sync();
   int const stored_head = is_shared ? 0 : head;
   bool const is_staged = S::layout::is_run_contiguous && kept == 0;
   block_geometry const geometry = to.map.geometry();
   i64 const run_bytes = is_shared ? geometry.shared_bytes() : geometry.slice_bytes();
-  auto const encode = [&](auto const& codec, matrix_view<float const, Columns> const& x, i64 group, i64 token, row_parts<std::byte> const& rows) {
+  auto const encode = [&]<int C>(auto const& codec, matrix_view<float const, C> const& all, i64 group, i64 token, row_parts<std::byte> const& rows) {
     auto alone = cellar::detail::alone_in(t);
     i64 const row = token % B / group;
-    codec.encode(alone, matrix_view<float const, Columns>{x.row(token), group, x.stride, x.dynamic_columns},
+    codec.encode(alone, matrix_view<float const, C>{all.row(token), group, all.stride, all.dynamic_columns},
                  row_parts<std::byte>{rows.codes + row * rows.code_stride, rows.scales + row * rows.scale_stride, rows.code_stride, rows.scale_stride});
   };
   auto const rows_of = [&](i64 block, bool is_key) {  // of the block-th of these
@@ -79,10 +82,10 @@ CELLAR_HD void seal_shared(Team& t, sequence_view<S> const& to, int head, i64 fi
   for (i64 i = t.rank(); i < all; i += t.size()) {
     if constexpr (codes_keys)
       if (i64 const token = i * key_group; i < key_items && i >= kept / key_group)
-        encode(to.key_codec(head, to.position(first) + token), keys, key_group, token, rows_of(token / B, true));
+        encode(to.key_codec(head, to.position(first) + token), x.keys, key_group, token, rows_of(token / B, true));
     if constexpr (codes_values)
       if (i64 const token = (i - key_items) * value_group; i >= key_items && i - key_items >= kept / value_group)
-        encode(to.value_codec(head, to.position(first) + token), values, value_group, token, rows_of(token / B, false));
+        encode(to.value_codec(head, to.position(first) + token), x.values, value_group, token, rows_of(token / B, false));
   }
   t.sync();
   if constexpr (S::layout::is_run_contiguous)
@@ -102,7 +105,7 @@ CELLAR_HD void seal_shared(Team& t, sequence_view<S> const& to, int head, i64 fi
 template <offloading_scheme S>
 i64 seal_floats(model_shape const& shape) {
   using map = memory_map<S>;
-  return 2 * i64{map::page_tokens} * S::head_dim * (map::has_shared ? shape.kv_heads : 1) + stage_bytes<S>(shape, map::page_blocks) / i64(sizeof(float));
+  return map{shape}.page_floats() + stage_bytes<S>(shape, map::page_blocks) / i64(sizeof(float));
 }
 
 /// Seals the blocks that leave the window, from near memory, for one KV head or what is stored for all.
@@ -113,20 +116,16 @@ template <team Team, offloading_scheme S>
 CELLAR_HD void seal_step(Team& t, sequence_view<S> const& to, int head, sequence_step const& step, float* scratch) {
   using map = memory_map<S>;
   int const heads = to.map.shape.kv_heads;
-  i64 const columns = head < heads ? i64{S::head_dim} : i64{heads} * S::head_dim;
-  float *const keys = scratch, *const values = scratch + map::page_tokens * columns;
-  auto* const stage = reinterpret_cast<std::byte*>(scratch + 2 * map::page_tokens * (map::has_shared ? i64{heads} * S::head_dim : i64{S::head_dim}));
+  auto* const stage = reinterpret_cast<std::byte*>(scratch + to.map.page_floats());
   for (i64 b = step.sealed_before; b < step.sealed && !to.map.discards_far;) {
     i64 const blocks = step.sealed - b < map::page_blocks ? step.sealed - b : i64{map::page_blocks}, tokens = blocks * S::block_tokens;
     i64 const kept = b == step.sealed_before ? step.kept_tokens : 0;
-    read_near(t, to, head, to.position(b), to.position(b) + tokens, keys, values);
+    read_near(t, to, head, to.position(b), to.position(b) + tokens, scratch);
     t.sync();
     if (head < heads)
-      seal_shared(t, to, head, b, blocks, matrix_view<float const, S::head_dim>{keys, tokens}, matrix_view<float const, S::head_dim>{values, tokens}, kept,
-                  stage);
+      seal_shared(t, to, head, b, blocks, sealed_rows<S, S::head_dim>::at(scratch, tokens, map::page_tokens, 1), kept, stage);
     else if constexpr (map::has_shared)
-      seal_shared(t, to, head, b, blocks, matrix_view<float const>{keys, tokens, columns, columns}, matrix_view<float const>{values, tokens, columns, columns},
-                  kept, stage);
+      seal_shared(t, to, head, b, blocks, sealed_rows<S, dynamic>::at(scratch, tokens, map::page_tokens, heads), kept, stage);
     b += blocks;
   }
 }

@@ -17,22 +17,30 @@ CELLAR_HD constexpr i64 attend_parts(i64 blocks) {
   return blocks > part_blocks<S> ? ceil_div(blocks, part_blocks<S>) : 1;
 }
 
+/// Whether a scheme's far rows are read where they lie: both codecs store scalars plainly, in memory. Else rows are decoded to f32.
+template <offloading_scheme S>
+inline constexpr bool attends_in_place = S::tier::is_directly_readable&& plain_codec<typename S::key_codec>&& plain_codec<codec_of_values<S>>;
+
+/// Whether far rows of a codec are attended to as they are coded, before the rotation is undone.
+template <offloading_scheme S, class Codec>
+inline constexpr bool attends_rotated = rotating_codec<Codec, S::head_dim>;
+
+/// Channels that values are summed in: value_dim; all of a key's where the sums of values in rotated keys are yet to be turned back.
+template <offloading_scheme S>
+inline constexpr int summed_channels = memory_map<S>::values_in_keys&& attends_rotated<S, typename S::key_codec> ? S::head_dim : S::value_dim;
+
 /// What attention to a part gives: a softmax state and an unnormalised sum of values for each query row.
-template <int HeadDim>
+template <offloading_scheme S>
 struct attend_partial {
   attention::softmax_state* states = nullptr;  ///< [rows]
-  float* sums = nullptr;                       ///< [rows, head_dim]
+  float* sums = nullptr;                       ///< [rows, summed_channels]
 
-  CELLAR_HD static constexpr i64 bytes(i64 rows) { return round_up(rows * (HeadDim + 2) * i64(sizeof(float)), 16); }
+  CELLAR_HD static constexpr i64 bytes(i64 rows) { return round_up(rows * (summed_channels<S> + 2) * i64(sizeof(float)), 16); }
   CELLAR_HD static attend_partial at(std::byte* memory, i64 rows) {
     auto* const states = reinterpret_cast<attention::softmax_state*>(memory);
     return {states, reinterpret_cast<float*>(states + rows)};
   }
 };
-
-/// Whether a scheme's far rows are read where they lie: both codecs store scalars plainly, in memory. Else rows are decoded to f32.
-template <offloading_scheme S>
-inline constexpr bool attends_in_place = S::tier::is_directly_readable&& plain_codec<typename S::key_codec>&& plain_codec<typename S::value_codec>;
 
 namespace detail {
 
@@ -57,10 +65,6 @@ inline constexpr bool is_other_than<Codec, Near> = !std::is_same_v<typename Code
 
 }  // namespace detail
 
-/// Whether far rows of a codec are attended to as they are coded, before the rotation is undone.
-template <offloading_scheme S, class Codec>
-inline constexpr bool attends_rotated = rotating_codec<Codec, S::head_dim>;
-
 /// Scratch of `attend` for one KV head, in bytes.
 template <offloading_scheme S>
 struct attend_workspace {
@@ -70,10 +74,11 @@ struct attend_workspace {
   static constexpr i64 chunks = attends_in_place<S> ? 2 : 1;  ///< One is attended to while the next one's rows are prefetched.
   static constexpr i64 sample_bytes = is_sampled<S> ? sizeof(std::int32_t) + sizeof(float) : 0;  ///< Of a token.
   static constexpr i64 chunk_bytes = chunk_rows * (sizeof(i64) + 2 * sizeof(std::byte const*) + 2 * sizeof(float) + sample_bytes);
-  static constexpr i64 matrices = attends_rotated<S, typename S::key_codec> + attends_rotated<S, typename S::value_codec>;  ///< Of [rows, head_dim].
-  CELLAR_HD i64 floats() const { return (attends_in_place<S> ? 0 : 2 * chunk_rows * S::head_dim) + rows * chunk_rows + rows * matrices * S::head_dim; }
+  static constexpr i64 rotated = (attends_rotated<S, typename S::key_codec> ? S::head_dim : 0) +  ///< Channels of a query row: of the query, of a sum.
+                                 (attends_rotated<S, codec_of_values<S>> ? summed_channels<S> : 0);
+  CELLAR_HD i64 floats() const { return (attends_in_place<S> ? 0 : chunk_rows * memory_map<S>::token_channels) + rows * chunk_rows + rows * rotated; }
   CELLAR_HD i64 part_bytes() const { return round_up(floats() * i64(sizeof(float)), 16) + round_up(chunks * chunk_bytes, 16); }
-  i64 bytes() const { return part_bytes() + 2 * attend_partial<S::head_dim>::bytes(rows); }
+  i64 bytes() const { return part_bytes() + 2 * attend_partial<S>::bytes(rows); }
 };
 
 /// Far blocks that a step attends to.
@@ -90,14 +95,17 @@ CELLAR_HD i64 attended_blocks(sequence_view<S> const& from, sequence_step const&
 ///             visit, as block_parts valid until its next call, or until this returns where attends_in_place; scratch of sizes.part_bytes();
 ///             samples: of the list's blocks, by place, where the scheme samples
 /// Effects     a body over a team; on_decode(begin) is called around decoding (statistics), and may be empty
-/// Complexity  O(rows * attended tokens * head_dim)
+/// Complexity  O(rows * attended tokens * (head_dim + value_dim))
 CELLAR_CALLS_HOST
 template <team Team, offloading_scheme S, class Far, class OnDecode>
 CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequence_step const& step, row_view<logical_block const> blocks, bool every,
-                           i64 part, matrix_view<float const, S::head_dim> queries, attend_partial<S::head_dim> const& to, attend_workspace<S> const& sizes,
+                           i64 part, matrix_view<float const, S::head_dim> queries, attend_partial<S> const& to, attend_workspace<S> const& sizes,
                            std::byte* workspace, Far&& far, OnDecode&& on_decode, [[maybe_unused]] row_samples const& samples = {}) {
   using map = memory_map<S>;
-  constexpr int D = S::head_dim;
+  using key_codec = typename S::key_codec;
+  using value_codec = codec_of_values<S>;
+  constexpr int D = S::head_dim, V = S::value_dim, W = summed_channels<S>;
+  constexpr bool in_keys = map::values_in_keys;
   constexpr i64 chunk = attend_workspace<S>::chunk_rows;
   i64 const rows = queries.rows, group = rows / step.new_tokens, first_query = step.length - step.new_tokens;
   using variant_type = typename S::attention;
@@ -105,8 +113,8 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
   constexpr bool in_place = attends_in_place<S>;
   using near_scalar = typename S::near_scalar;
   using met_near = std::conditional_t<in_place, near_scalar, float>;
-  using met_keys = detail::met_rows<in_place, typename S::key_codec>;
-  using met_values = detail::met_rows<in_place, typename S::value_codec>;
+  using met_keys = detail::met_rows<in_place, key_codec>;
+  using met_values = detail::met_rows<in_place, value_codec>;
   constexpr bool scales_keys = !std::is_void_v<typename met_keys::scale>, scales_values = !std::is_void_v<typename met_values::scale>;
 
   struct token_rows {
@@ -122,42 +130,43 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
     std::byte* const mine = workspace + i % sizes.chunks * sizes.chunk_bytes;
     chunks[i].positions = reinterpret_cast<i64*>(mine);
     chunks[i].keys = reinterpret_cast<std::byte const**>(mine + chunk * sizeof(i64));
-    chunks[i].values = chunks[i].keys + chunk;
-    chunks[i].key_scales = reinterpret_cast<float*>(chunks[i].values + chunk);
-    chunks[i].value_scales = chunks[i].key_scales + chunk;
+    chunks[i].values = in_keys ? chunks[i].keys : chunks[i].keys + chunk;
+    chunks[i].key_scales = reinterpret_cast<float*>(chunks[i].keys + 2 * chunk);
+    chunks[i].value_scales = in_keys ? chunks[i].key_scales : chunks[i].key_scales + chunk;
     if constexpr (is_sampled<S>) {
-      chunks[i].places = reinterpret_cast<std::int32_t*>(chunks[i].value_scales + chunk);
+      chunks[i].places = reinterpret_cast<std::int32_t*>(chunks[i].key_scales + 2 * chunk);
       chunks[i].lengths = reinterpret_cast<float*>(chunks[i].places + chunk);
     }
   }
   auto* const weights = reinterpret_cast<float*>(workspace + round_up(sizes.chunks * sizes.chunk_bytes, 16));  // (row, token)
   float* const keys = weights + sizes.rows * chunk;                                                            // (token, channel), decoded
-  float* const values = keys + chunk * D;                                                                      // (token, channel)
+  float* const values = in_keys ? keys : keys + chunk * D;                                                     // (token, channel)
+  [[maybe_unused]] float* const after_rows = keys + chunk * map::token_channels;
   auto* const states = to.states;
   float* const sums = to.sums;
-  constexpr bool rotates_keys = attends_rotated<S, typename S::key_codec>, rotates_values = attends_rotated<S, typename S::value_codec>;
+  constexpr bool rotates_keys = attends_rotated<S, key_codec>, rotates_values = attends_rotated<S, value_codec>;
   constexpr bool is_far_alike = std::is_same_v<typename met_keys::scalar, met_near> && std::is_same_v<typename met_values::scalar, met_near>;
   // No chunk holds near and far rows: a fact of the codecs and of what is weighed, not of the tier.
-  constexpr bool is_far_apart = is_sampled<S> || rotates_keys || rotates_values || detail::is_other_than<typename S::key_codec, near_scalar> ||
-                                detail::is_other_than<typename S::value_codec, near_scalar>;
-  float* const rotated_queries = in_place ? keys : values + chunk * D;                // (row, channel), what far keys meet
+  constexpr bool is_far_apart =
+      is_sampled<S> || rotates_keys || rotates_values || detail::is_other_than<key_codec, near_scalar> || detail::is_other_than<value_codec, near_scalar>;
+  float* const rotated_queries = in_place ? keys : after_rows;                        // (row, channel), what far keys meet
   float* const rotated_sums = rotated_queries + (rotates_keys ? sizes.rows * D : 0);  // (row, channel), of far values
   matrix_view<float const, D> const far_queries{rotates_keys ? rotated_queries : queries.data, rows, rotates_keys ? D : queries.stride};
   float* const far_sums = rotates_values ? rotated_sums : sums;
 
   for (i64 r = t.rank(); r < rows; r += t.size()) {
     states[r] = {};
-    for (int c = 0; c < D; ++c) sums[r * D + c] = far_sums[r * D + c] = 0;
+    for (int c = 0; c < W; ++c) sums[r * W + c] = far_sums[r * W + c] = 0;
     if constexpr (rotates_keys)
       for (int c = 0; c < D; ++c) rotated_queries[r * D + c] = queries(r, c);
   }
   if constexpr (rotates_keys) from.key_codec(head, 0).rotate(t, matrix_view<float, D>{rotated_queries, rows});
   auto const attend_to = [&](token_rows const& some, token_rows const& next) {
     t.sync();
-    i64 const near_bytes = D * i64(sizeof(met_near)), key_bytes = next.is_far ? D * i64(sizeof(typename met_keys::scalar)) : near_bytes;
-    i64 const value_bytes = next.is_far ? D * i64(sizeof(typename met_values::scalar)) : near_bytes;
+    i64 const key_bytes = D * i64(next.is_far ? sizeof(typename met_keys::scalar) : sizeof(met_near));
+    i64 const value_bytes = V * i64(next.is_far ? sizeof(typename met_values::scalar) : sizeof(met_near));
     row_pointers const some_keys{some.keys, some.filled, next.keys, next.filled, key_bytes};
-    row_pointers const some_values{some.values, some.filled, next.values, next.filled, value_bytes};
+    row_pointers const some_values{some.values, some.filled, in_keys ? nullptr : next.values, in_keys ? 0 : next.filled, value_bytes};
     if (is_far_alike || !some.is_far)
       dot_rows<met_near>(t, some.is_far ? far_queries : queries, some_keys, weights, chunk);
     else
@@ -185,15 +194,15 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
         for (i64 i = 0; i < some.filled; ++i) weight[i] = 0;
         continue;
       }
-      float const reference = rotates_values ? attention::raise_reference(states[r], top, sums + r * D, rotated_sums + r * D, D)
-                                             : attention::raise_reference(states[r], top, sums + r * D, D);
+      float const reference = rotates_values ? attention::raise_reference(states[r], top, sums + r * W, rotated_sums + r * W, W)
+                                             : attention::raise_reference(states[r], top, sums + r * W, W);
       states[r].l += exponentials(t, weight, some.filled, reference);
       if (scales_values && some.is_far) multiply(t, weight, some.value_scales, some.filled);
     }
     if (is_far_alike || !some.is_far)
-      add_weighted_rows<met_near>(t, weights, chunk, some_values, matrix_view<float, D>{some.is_far ? far_sums : sums, rows});
+      add_weighted_rows<met_near>(t, weights, chunk, some_values, matrix_view<float, W>{some.is_far ? far_sums : sums, rows});
     else
-      add_weighted_rows<typename met_values::scalar>(t, weights, chunk, some_values, matrix_view<float, D>{far_sums, rows});
+      add_weighted_rows<typename met_values::scalar>(t, weights, chunk, some_values, matrix_view<float, W>{far_sums, rows});
     t.sync();
   };
   int filling = 0, waiting = -1;  // of the two chunks
@@ -214,12 +223,14 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
     to.positions[at] = position;
     if constexpr (in_place) {
       to.keys[at] = reinterpret_cast<std::byte const*>(k);
-      to.values[at] = reinterpret_cast<std::byte const*>(v);
+      if constexpr (!in_keys) to.values[at] = reinterpret_cast<std::byte const*>(v);
     } else {
       to.keys[at] = reinterpret_cast<std::byte const*>(keys + at * D);
-      to.values[at] = reinterpret_cast<std::byte const*>(values + at * D);
       widen<near_scalar>(t, reinterpret_cast<std::byte const*>(k), D, keys + at * D);
-      widen<near_scalar>(t, reinterpret_cast<std::byte const*>(v), D, values + at * D);
+      if constexpr (!in_keys) {
+        to.values[at] = reinterpret_cast<std::byte const*>(values + at * V);
+        widen<near_scalar>(t, reinterpret_cast<std::byte const*>(v), V, values + at * V);
+      }
     }
   };
   auto const added = [&](i64 tokens, i64 last_position) {  // on every member alike
@@ -242,9 +253,9 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
   auto const outliers = from.outliers(head);
   if (part == 0) gather_near(0, step.length < from.map.sinks ? step.length : from.map.sinks);
   for (i64 o = 0; part == 0 && o < outliers.count; ++o) {
-    auto const *const k = from.outlier_rows(head, 0, o), *const v = from.outlier_rows(head, 1, o);
     i64 const position = from.position(number(outliers[o])), filled = chunks[filling].filled;
-    for (i64 i = t.rank(); i < map::block_tokens; i += t.size()) add_near(position + i, filled + i, k + i * D, v + i * D);
+    for (i64 i = t.rank(); i < map::block_tokens; i += t.size())
+      add_near(position + i, filled + i, from.outlier_row(head, 0, o, i), from.outlier_row(head, 1, o, i));
     added(map::block_tokens, position + map::block_tokens - 1);
     if (chunks[filling].filled >= attend_tokens) flush();
   }
@@ -261,18 +272,18 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
       i64 const position = from.position(number(block)), filled = to.filled;
       block_parts<std::byte const> const rows = far(i, block);
       if constexpr (!in_place) {
-        auto const decode = [&](auto const& codec, row_parts<std::byte const> const& coded, matrix_view<float, D> decoded) {
+        auto const decode = [&]<int C>(auto const& codec, row_parts<std::byte const> const& coded, matrix_view<float, C> decoded) {
           using codec_type = std::remove_cvref_t<decltype(codec)>;
           if constexpr (attends_rotated<S, codec_type>)
             codec.decode_rotated(t, coded, decoded);
           else if constexpr (plain_codec<codec_type>)
             for (i64 j = t.rank(); j < decoded.rows; j += t.size())
-              widen<typename codec_type::plain_scalar>(t, coded.codes + j * coded.code_stride, D, decoded.row(j));
+              widen<typename codec_type::plain_scalar>(t, coded.codes + j * coded.code_stride, C, decoded.row(j));
           else
             codec.decode(t, coded, decoded);
         };
-        decode(from.key_codec(head, position), rows.keys, {keys + filled * D, map::block_tokens});
-        decode(from.value_codec(head, position), rows.values, {values + filled * D, map::block_tokens});
+        decode(from.key_codec(head, position), rows.keys, matrix_view<float, D>{keys + filled * D, map::block_tokens});
+        if constexpr (!in_keys) decode(from.value_codec(head, position), rows.values, matrix_view<float, V>{values + filled * V, map::block_tokens});
       }
       for (i64 j = t.rank(); j < map::block_tokens; j += t.size()) {
         to.positions[filled + j] = position + j;
@@ -281,10 +292,11 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
           to.lengths[filled + j] = from.summary(head, 0).length_of(from.tile(number(block), head), int(number(block) % map::tile_blocks));
         }
         to.keys[filled + j] = in_place ? rows.keys.codes + j * rows.keys.code_stride : reinterpret_cast<std::byte const*>(keys + (filled + j) * D);
-        to.values[filled + j] = in_place ? rows.values.codes + j * rows.values.code_stride : reinterpret_cast<std::byte const*>(values + (filled + j) * D);
+        if constexpr (!in_keys)
+          to.values[filled + j] = in_place ? rows.values.codes + j * rows.values.code_stride : reinterpret_cast<std::byte const*>(values + (filled + j) * V);
         if constexpr (scales_keys)
           to.key_scales[filled + j] = cellar::detail::load_float<typename met_keys::scale>(rows.keys.scales + j * rows.keys.scale_stride);
-        if constexpr (scales_values)
+        if constexpr (scales_values && !in_keys)
           to.value_scales[filled + j] = cellar::detail::load_float<typename met_values::scale>(rows.values.scales + j * rows.values.scale_stride);
       }
       added(map::block_tokens, position + map::block_tokens - 1);
@@ -299,10 +311,10 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
   if (chunks[filling].filled > 0) flush();
   if (in_place && waiting >= 0) attend_to(chunks[waiting], token_rows{});
   if constexpr (rotates_values) {
-    from.value_codec(head, 0).rotate_back(t, matrix_view<float, D>{rotated_sums, rows});
+    from.value_codec(head, 0).rotate_back(t, matrix_view<float, W>{rotated_sums, rows});
     t.sync();
     for (i64 r = t.rank(); r < rows; r += t.size())
-      for (int c = 0; c < D; ++c) sums[r * D + c] += rotated_sums[r * D + c];
+      for (int c = 0; c < W; ++c) sums[r * W + c] += rotated_sums[r * W + c];
   }
   t.sync();
 }
@@ -310,29 +322,30 @@ CELLAR_HD void attend_part(Team& t, sequence_view<S> const& from, int head, sequ
 /// total becomes the whole of itself and a later part.
 ///
 /// Shapes  [rows]
-template <int D, team Team>
-CELLAR_HD void merge_partial(Team& t, i64 rows, attend_partial<D> const& total, attend_partial<D> const& part) {
-  for (i64 r = t.rank(); r < rows; r += t.size()) attention::merge(total.states[r], total.sums + r * D, part.states[r], part.sums + r * D, D);
+template <offloading_scheme S, team Team>
+CELLAR_HD void merge_partial(Team& t, i64 rows, attend_partial<S> const& total, attend_partial<S> const& part) {
+  constexpr int W = summed_channels<S>;
+  for (i64 r = t.rank(); r < rows; r += t.size()) attention::merge(total.states[r], total.sums + r * W, part.states[r], part.sums + r * W, W);
   t.sync();
 }
 
 /// The output of an attention whose parts are merged, and the remainder.
 ///
-/// Shapes  out [rows, head_dim]; remainder: null, or the softmax state of what was not chosen, [rows], whose value is the mean value
+/// Shapes  out [rows, value_dim]; remainder: null, or the softmax state of what was not chosen, [rows], whose value is the mean value
 template <team Team, offloading_scheme S>
-CELLAR_HD void finish_attend(Team& t, sequence_view<S> const& from, int head, attend_partial<S::head_dim> const& total,
-                             attention::softmax_state const* remainder, matrix_view<float, S::head_dim> out) {
-  constexpr int D = S::head_dim;
+CELLAR_HD void finish_attend(Team& t, sequence_view<S> const& from, int head, attend_partial<S> const& total, attention::softmax_state const* remainder,
+                             matrix_view<float, S::value_dim> out) {
+  constexpr int V = S::value_dim, W = summed_channels<S>;
   if constexpr (S::remainder::estimates)
     if (remainder && is_finite(from.mean_value(head)[0]))  // else the prompt had no far tokens, and nothing is known of values
       for (i64 r = t.rank(); r < out.rows; r += t.size()) {
-        float part[D];
-        for (int c = 0; c < D; ++c) part[c] = remainder[r].l * from.mean_value(head)[c];
-        attention::merge(total.states[r], total.sums + r * D, remainder[r], part, D);
+        float part[W] = {};
+        for (int c = 0; c < V; ++c) part[c] = remainder[r].l * from.mean_value(head)[c];
+        attention::merge(total.states[r], total.sums + r * W, remainder[r], part, W);
       }
   for (i64 r = t.rank(); r < out.rows; r += t.size()) {
     float const scale = total.states[r].l > 0 ? 1.0f / total.states[r].l : 0.0f;
-    for (int c = 0; c < D; ++c) out(r, c) = total.sums[r * D + c] * scale;
+    for (int c = 0; c < V; ++c) out(r, c) = total.sums[r * W + c] * scale;
   }
   t.sync();
 }
@@ -343,9 +356,9 @@ CELLAR_HD void finish_attend(Team& t, sequence_view<S> const& from, int head, at
 CELLAR_CALLS_HOST
 template <team Team, offloading_scheme S, class Far, class OnDecode>
 CELLAR_HD void attend(Team& t, sequence_view<S> const& from, int head, sequence_step const& step, row_view<logical_block const> blocks, bool every,
-                      matrix_view<float const, S::head_dim> queries, matrix_view<float, S::head_dim> out, attend_workspace<S> const& sizes,
+                      matrix_view<float const, S::head_dim> queries, matrix_view<float, S::value_dim> out, attend_workspace<S> const& sizes,
                       std::byte* workspace, Far&& far, attention::softmax_state const* remainder, OnDecode&& on_decode, row_samples const& samples = {}) {
-  using partial = attend_partial<S::head_dim>;
+  using partial = attend_partial<S>;
   std::byte* const memory = workspace + sizes.part_bytes();
   auto const total = partial::at(memory, sizes.rows), next = partial::at(memory + partial::bytes(sizes.rows), sizes.rows);
   i64 const parts = attend_parts<S>(attended_blocks(from, step, blocks, every));

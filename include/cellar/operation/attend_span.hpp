@@ -17,7 +17,8 @@ inline constexpr int most_spans = 64;
 /// Sizes of attend_span, in shared memory. Rows: query rows that one team serves.
 template <offloading_scheme S, int Rows>
 struct span_sizes {
-  static constexpr int D = S::head_dim;
+  static constexpr int D = S::head_dim, V = S::value_dim, W = summed_channels<S>;
+  static constexpr bool in_keys = memory_map<S>::values_in_keys;
   static constexpr int key_group = S::key_codec::token_group, value_group = S::value_codec::token_group;
   static constexpr int both_groups = [] {  // least common multiple
     int a = key_group, b = value_group;
@@ -28,34 +29,36 @@ struct span_sizes {
     }
     return key_group / a * value_group;
   }();
-  static constexpr int chunk = both_groups > 32 ? both_groups : 32 / both_groups* both_groups;  ///< Tokens, whole token groups.
-  static constexpr int stride = D + 4;                                                          ///< Floats of a decoded row: neighbours lie in other banks.
-  static constexpr int shares = D % 32 == 0 ? 4 : D % 16 == 0 ? 2 : 1;                          ///< Of a dot product, among members.
-  static constexpr bool rotates_keys = attends_rotated<S, typename S::key_codec>, rotates_values = attends_rotated<S, typename S::value_codec>;
+  static constexpr int most = D > 256 ? 16 : 32;                                                    ///< Of wide rows, as many as a block has memory for.
+  static constexpr int chunk = both_groups > most ? both_groups : most / both_groups* both_groups;  ///< Tokens, whole token groups.
+  static constexpr int stride = D + 4, value_stride = in_keys ? stride : V + 4;                     ///< Floats of a decoded row: neighbours lie in other banks.
+  static constexpr int shares = D % 32 == 0 ? D > 256 ? 8 : 4 : D % 16 == 0 ? 2 : 1;                ///< Of a dot product, among members.
+  static constexpr bool rotates_keys = attends_rotated<S, typename S::key_codec>, rotates_values = attends_rotated<S, codec_of_values<S>>;
+  static constexpr int decoded = chunk * (stride + (in_keys ? 0 : value_stride));
   static constexpr int queries = (rotates_keys ? 2 : 1) * Rows * D;
-  static constexpr int sums = (rotates_values ? 2 : 1) * Rows * D;
-  static constexpr i64 shared_bytes = round_up(i64{2} * chunk * stride * 4, 16) + round_up(i64{shares} * Rows * chunk * 4, 16) +
-                                      round_up(i64{Rows} * chunk * 4, 16) + round_up(i64{queries} * 4, 16) + round_up(i64{sums} * 4, 16) + 64 +
-                                      3 * round_up(i64{Rows} * 4, 16) + 4 * round_up(i64{chunk} * 8, 16) + round_up(i64{2} * chunk * 8, 16) +
+  static constexpr int sums = (rotates_values ? 2 : 1) * Rows * W;
+  static constexpr i64 shared_bytes = round_up(i64{decoded} * 4, 16) + round_up(i64{shares} * Rows * chunk * 4, 16) + round_up(i64{Rows} * chunk * 4, 16) +
+                                      round_up(i64{queries} * 4, 16) + round_up(i64{sums} * 4, 16) + 64 + 3 * round_up(i64{Rows} * 4, 16) +
+                                      4 * round_up(i64{chunk} * 8, 16) + round_up(i64{2} * chunk * 8, 16) +
                                       (is_sampled<S> ? round_up(i64{2} * chunk * 4, 16) + round_up(i64{Rows} * i64(sizeof(sampling_row)), 16) : 0);
 };
 
-/// What spans give: [rows][spans] states, then [rows][spans][head_dim] sums of near and, where values are attended to rotated, of far ones.
+/// What spans give: [rows][spans] states, then [rows][spans][summed_channels] sums of near and, where values are attended to rotated, of far ones.
 template <offloading_scheme S>
 struct span_partials {
-  static constexpr int copies = attends_rotated<S, typename S::value_codec> ? 2 : 1;
+  static constexpr int copies = attends_rotated<S, codec_of_values<S>> ? 2 : 1;
   attention::softmax_state* states = nullptr;
   float* sums = nullptr;
   i64 rows = 0;
   int spans = 0;
 
-  CELLAR_HD static constexpr i64 bytes(i64 rows, int spans) { return round_up(rows * spans * i64(sizeof(float)) * (2 + copies * S::head_dim), 16); }
+  CELLAR_HD static constexpr i64 bytes(i64 rows, int spans) { return round_up(rows * spans * i64(sizeof(float)) * (2 + copies * summed_channels<S>), 16); }
   CELLAR_HD static span_partials at(std::byte* memory, i64 rows, int spans) {
     auto* const states = reinterpret_cast<attention::softmax_state*>(memory);
     return {states, reinterpret_cast<float*>(states + rows * spans), rows, spans};
   }
   CELLAR_HD attention::softmax_state& state(i64 row, int span) const { return states[row * spans + span]; }
-  CELLAR_HD float* sum(i64 row, int span, int copy) const { return sums + ((row * spans + span) * copies + copy) * S::head_dim; }
+  CELLAR_HD float* sum(i64 row, int span, int copy) const { return sums + ((row * spans + span) * copies + copy) * summed_channels<S>; }
 };
 
 /// A span of the early keys, or of those of the last `late_blocks` of the list.
@@ -118,7 +121,7 @@ struct key_list {
 /// Requires    as attend_part, without a limit on what `far` returns, and blocks in any order: `far` is called by any member; span_sizes::shared_bytes of
 ///             shared memory; two spans or more where blocks are late; samples: of the list's blocks, by place, where the scheme samples
 /// Effects     a body over a team; nothing is written for a span without chunks (key_list::filled_spans)
-/// Complexity  O(rows * tokens of the span * head_dim)
+/// Complexity  O(rows * tokens of the span * (head_dim + value_dim))
 template <int Rows, team Team, offloading_scheme S, class Query, class Far>
 CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequence_step const& step, row_view<logical_block const> blocks, bool every,
                            span_choice const& choice, Query const& query, i64 first_row, int rows, i64 group, span_partials<S> const& to, Far const& far,
@@ -126,7 +129,9 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
   using sizes = span_sizes<S, Rows>;
   using near_scalar = typename S::near_scalar;
   using variant_type = typename S::attention;
-  constexpr int D = S::head_dim, chunk = sizes::chunk, stride = sizes::stride, shares = sizes::shares;
+  constexpr int D = S::head_dim, V = S::value_dim, W = sizes::W, chunk = sizes::chunk, stride = sizes::stride, value_stride = sizes::value_stride;
+  constexpr int shares = sizes::shares;
+  constexpr bool in_keys = sizes::in_keys;
   constexpr bool rotates_keys = sizes::rotates_keys, rotates_values = sizes::rotates_values;
   auto const list = key_list<S, chunk>::of(from, head, step, attended_blocks(from, step, blocks, every), choice.late_blocks);
   int const span = choice.is_late ? list.early_spans(to.spans) + choice.span : choice.span;
@@ -135,14 +140,14 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
   if (begin >= end) return;  // the same on every member
   variant_type const variant{};
 
-  float* const keys = shared_array<float>(t, i64{2} * chunk * stride);  // (token, channel)
-  float* const values = keys + chunk * stride;
+  float* const keys = shared_array<float>(t, sizes::decoded);  // (token, channel)
+  float* const values = in_keys ? keys : keys + chunk * stride;
   float* const products = shared_array<float>(t, i64{shares} * Rows * chunk);  // (share, row, token)
   float* const weights = shared_array<float>(t, i64{Rows} * chunk);            // (token, row)
   float* const near_queries = shared_array<float>(t, sizes::queries);          // (row, channel)
   float* const far_queries = rotates_keys ? near_queries + Rows * D : near_queries;
   float* const near_sums = shared_array<float>(t, sizes::sums);  // (row, channel)
-  float* const far_sums = rotates_values ? near_sums + Rows * D : near_sums;
+  float* const far_sums = rotates_values ? near_sums + Rows * W : near_sums;
   float* const tops = shared_array<float>(t, Rows);                   // largest logit so far
   float* const totals = shared_array<float>(t, Rows);                 // sum of weights
   float* const shrinks = shared_array<float>(t, Rows);                // of what was summed before this chunk
@@ -156,9 +161,8 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
     float const q = i / D < rows ? query(i / D, i % D) : 0.0f;
     near_queries[i] = q;
     if constexpr (rotates_keys) far_queries[i] = q;
-    near_sums[i] = 0;
-    if constexpr (rotates_values) far_sums[i] = 0;
   }
+  for (int i = int(t.rank()); i < sizes::sums; i += int(t.size())) near_sums[i] = 0;
   for (int r = int(t.rank()); r < Rows; r += int(t.size())) tops[r] = -infinity, totals[r] = 0;
   if constexpr (rotates_keys) from.key_codec(head, 0).rotate(t, matrix_view<float, D>{far_queries, Rows});
   t.sync();
@@ -189,7 +193,7 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
         }
       };
       locate(sizes::key_group, key_codes, key_scales, true);
-      locate(sizes::value_group, value_codes, value_scales, false);
+      if constexpr (!in_keys) locate(sizes::value_group, value_codes, value_scales, false);
       for (int i = int(t.rank()); i < n; i += int(t.size())) {
         i64 const token = first + i, at = token / S::block_tokens;
         auto const block = every ? logical_block(at) : blocks[at];
@@ -203,21 +207,23 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
       for (int i = int(t.rank()); i < n; i += int(t.size())) {
         i64 const token = first + i;
         if (i64 const o = token - list.sinks; o >= 0 && o < list.outliers) {
-          key_codes[i] = reinterpret_cast<std::byte const*>(from.outlier_rows(head, 0, o / S::block_tokens) + o % S::block_tokens * D);
-          value_codes[i] = reinterpret_cast<std::byte const*>(from.outlier_rows(head, 1, o / S::block_tokens) + o % S::block_tokens * D);
+          key_codes[i] = reinterpret_cast<std::byte const*>(from.outlier_row(head, 0, o / S::block_tokens, o % S::block_tokens));
+          if constexpr (!in_keys) value_codes[i] = reinterpret_cast<std::byte const*>(from.outlier_row(head, 1, o / S::block_tokens, o % S::block_tokens));
           positions[i] = from.position(number(outliers[o / S::block_tokens])) + o % S::block_tokens;
         } else {
           i64 const position = o < 0 ? token : list.tail_begin + (o - list.outliers);
           key_codes[i] = reinterpret_cast<std::byte const*>(from.near_row(head, 0, position));
-          value_codes[i] = reinterpret_cast<std::byte const*>(from.near_row(head, 1, position));
+          if constexpr (!in_keys) value_codes[i] = reinterpret_cast<std::byte const*>(from.near_row(head, 1, position));
           positions[i] = position;
         }
       }
     }
   };
   // Rows as they are stored, by eight channels: a member reads its pieces of the next chunk before it works on this one.
-  constexpr int pieces = D / 8, ahead = 4;
-  constexpr bool reads_pieces = piecewise_codec<typename S::key_codec> && piecewise_codec<typename S::value_codec>;
+  constexpr int sides = in_keys ? 1 : 2, key_pieces = D / 8, value_pieces = in_keys ? 0 : V / 8, ahead = in_keys ? 8 : 4;
+  constexpr int pieces = key_pieces > value_pieces ? key_pieces : value_pieces;
+  using value_codec_type = codec_of_values<S>;
+  constexpr bool reads_pieces = piecewise_codec<typename S::key_codec> && piecewise_codec<value_codec_type>;
   cellar::detail::plain_pieces<near_scalar, void> const near_codec;
   auto const key_codec = from.key_codec(head, 0);
   auto const value_codec = from.value_codec(head, 0);
@@ -225,37 +231,41 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
     int most = cellar::detail::plain_pieces<near_scalar, void>::piece_words;
     if constexpr (reads_pieces) {
       most = S::key_codec::piece_words > most ? S::key_codec::piece_words : most;
-      most = S::value_codec::piece_words > most ? S::value_codec::piece_words : most;
+      most = value_codec_type::piece_words > most ? value_codec_type::piece_words : most;
     }
     return most;
   }();
   struct held_piece {
-    std::uint32_t words[2][most_words];  // of the key and of the value
+    std::uint32_t words[sides][most_words];  // of the key and of the value
   };
   auto const read_piece = [&](bool is_far, int i, held_piece& to_piece) {
-    int const token = i / pieces, channel = i % pieces * 8;
+    int const token = i / pieces, piece = i % pieces, channel = piece * 8;
     if constexpr (reads_pieces)
       if (is_far) {
-        key_codec.read_piece(key_codes[token], key_scales[token], D, channel, to_piece.words[0]);
-        value_codec.read_piece(value_codes[token], value_scales[token], D, channel, to_piece.words[1]);
+        if (piece < key_pieces) key_codec.read_piece(key_codes[token], key_scales[token], D, channel, to_piece.words[0]);
+        if constexpr (!in_keys)
+          if (piece < value_pieces) value_codec.read_piece(value_codes[token], value_scales[token], V, channel, to_piece.words[1]);
       }
     if (!is_far) {
-      near_codec.read_piece(key_codes[token], nullptr, D, channel, to_piece.words[0]);
-      near_codec.read_piece(value_codes[token], nullptr, D, channel, to_piece.words[1]);
+      if (piece < key_pieces) near_codec.read_piece(key_codes[token], nullptr, D, channel, to_piece.words[0]);
+      if constexpr (!in_keys)
+        if (piece < value_pieces) near_codec.read_piece(value_codes[token], nullptr, V, channel, to_piece.words[1]);
     }
   };
-  auto const decode_piece = [&](bool is_far, int i, held_piece const& piece) {
-    for (int side = 0; side < 2; ++side) {
+  auto const decode_piece = [&](bool is_far, int i, held_piece const& some) {
+    for (int side = 0; side < sides; ++side) {
+      int const piece = i % pieces;
+      if (piece >= (side == 0 ? key_pieces : value_pieces)) continue;
       float x[8];
       if constexpr (reads_pieces)
         if (is_far) {
           if (side == 0)
-            key_codec.decode_piece(piece.words[0], D, i % pieces * 8, x);
-          else
-            value_codec.decode_piece(piece.words[1], D, i % pieces * 8, x);
+            key_codec.decode_piece(some.words[0], D, piece * 8, x);
+          else if constexpr (!in_keys)
+            value_codec.decode_piece(some.words[1], V, piece * 8, x);
         }
-      if (!is_far) near_codec.decode_piece(piece.words[side], D, i % pieces * 8, x);
-      float* const at = (side == 0 ? keys : values) + i / pieces * stride + i % pieces * 8;
+      if (!is_far) near_codec.decode_piece(some.words[side], D, piece * 8, x);
+      float* const at = (side == 0 ? keys + i / pieces * stride : values + i / pieces * value_stride) + piece * 8;
       store_four(at, x[0], x[1], x[2], x[3]);
       store_four(at + 4, x[4], x[5], x[6], x[7]);
     }
@@ -290,7 +300,7 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
         decode_piece(is_far, i, now);
       }
     } else {  // a member takes a token group
-      auto const decode = [&](auto const& codec_at, std::byte const* const* codes, std::byte const* const* scales, float* rows_of) {
+      auto const decode = [&]<int C>(auto const& codec_at, std::byte const* const* codes, std::byte const* const* scales, matrix_view<float, C> rows_of) {
         using codec_type = std::remove_cvref_t<decltype(codec_at(i64{0}))>;
         constexpr int token_group = codec_type::token_group;
         for (int g = int(t.rank()); g * token_group < n; g += int(t.size())) {
@@ -299,15 +309,17 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
           auto const block = every ? logical_block(at) : blocks[at];
           auto const codec = codec_at(from.position(number(block)) + token % S::block_tokens);
           row_parts<std::byte const> const row{codes[g], scales[g], 0, 0};
-          matrix_view<float, D> const decoded{rows_of + i64{g} * token_group * stride, token_group, stride, D};
+          matrix_view<float, C> const decoded{rows_of.row(i64{g} * token_group), token_group, rows_of.stride, C};
           if constexpr (attends_rotated<S, codec_type>)
             codec.decode_rotated(alone, row, decoded);
           else
             codec.decode(alone, row, decoded);
         }
       };
-      decode([&](i64 position) { return from.key_codec(head, position); }, key_codes, key_scales, keys);
-      decode([&](i64 position) { return from.value_codec(head, position); }, value_codes, value_scales, values);
+      decode([&](i64 position) { return from.key_codec(head, position); }, key_codes, key_scales, matrix_view<float, D>{keys, chunk, stride, D});
+      if constexpr (!in_keys)
+        decode([&](i64 position) { return from.value_codec(head, position); }, value_codes, value_scales,
+               matrix_view<float, V>{values, chunk, value_stride, V});
     }
     if (reads_now) t.sync();  // before the next chunk's places are written over this one's
     if (c + 1 < end) locate(list.place_of(c + 1), 1 - which);
@@ -375,36 +387,37 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
 
     // Sums: a member takes a channel, for all rows.
     float* const here = is_far ? far_sums : near_sums;
-    for (int channel = int(t.rank()); channel < D; channel += int(t.size())) {
+    for (int channel = int(t.rank()); channel < W; channel += int(t.size())) {
       float s[Rows] = {};
       for (int token = 0; token < n; ++token) {
-        float const v = values[token * stride + channel];
+        float const v = values[token * value_stride + channel];
         auto const w4 = load_aligned<4 * Rows>(weights + token * Rows);
         for (int r = 0; r < Rows; ++r) s[r] += scalar_of<float>(w4, r) * v;
       }
       for (int r = 0; r < Rows; ++r) {
         if constexpr (rotates_values) {
-          near_sums[r * D + channel] *= shrinks[r];
-          far_sums[r * D + channel] *= shrinks[r];
-          here[r * D + channel] += s[r];
+          near_sums[r * W + channel] *= shrinks[r];
+          far_sums[r * W + channel] *= shrinks[r];
+          here[r * W + channel] += s[r];
         } else {
-          here[r * D + channel] = here[r * D + channel] * shrinks[r] + s[r];
+          here[r * W + channel] = here[r * W + channel] * shrinks[r] + s[r];
         }
       }
     }
     t.sync();
   }
 
-  for (int i = int(t.rank()); i < rows * D; i += int(t.size())) {
-    to.sum(first_row + i / D, span, 0)[i % D] = near_sums[i];
-    if constexpr (rotates_values) to.sum(first_row + i / D, span, 1)[i % D] = far_sums[i];
+  for (int i = int(t.rank()); i < rows * W; i += int(t.size())) {
+    to.sum(first_row + i / W, span, 0)[i % W] = near_sums[i];
+    if constexpr (rotates_values) to.sum(first_row + i / W, span, 1)[i % W] = far_sums[i];
   }
   for (int r = int(t.rank()); r < rows; r += int(t.size())) to.state(first_row + r, span) = {tops[r], totals[r]};
 }
 
 /// Shared memory of finish_spans.
 template <offloading_scheme S, int Rows>
-inline constexpr i64 finish_bytes = round_up(i64{span_partials<S>::copies} * Rows * S::head_dim * 4, 16) + round_up(i64{Rows} * (most_spans + 1) * 4, 16);
+inline constexpr i64 finish_bytes = round_up(i64{span_partials<S>::copies} * Rows * summed_channels<S> * 4, 16) +
+                                    round_up(i64{Rows} * (most_spans + 1) * 4, 16);
 
 /// Merges the spans of some query rows in ascending order, and the remainder, and writes the output.
 ///
@@ -414,9 +427,9 @@ inline constexpr i64 finish_bytes = round_up(i64{span_partials<S>::copies} * Row
 template <int Rows, team Team, offloading_scheme S, class Write>
 CELLAR_HD void finish_spans(Team& t, sequence_view<S> const& from, int head, span_partials<S> const& partials, int filled, i64 first_row, int rows,
                             attention::softmax_state const* remainder, Write const& write) {
-  constexpr int D = S::head_dim;
+  constexpr int V = S::value_dim, W = summed_channels<S>;
   using all = span_partials<S>;
-  float* const sums = shared_array<float>(t, i64{all::copies} * Rows * D);
+  float* const sums = shared_array<float>(t, i64{all::copies} * Rows * W);
   float* const weights = shared_array<float>(t, Rows * (most_spans + 1));  // of spans, and of the remainder's mean value; over the whole
   auto w = t.warp();
   for (int r = int(w.index()); r < Rows; r += int(w.count())) {  // a warp takes a row
@@ -442,8 +455,8 @@ CELLAR_HD void finish_spans(Team& t, sequence_view<S> const& from, int head, spa
     if (w.lane() == 0) weights[r * (most_spans + 1) + most_spans] = rest_weight * scale;
   }
   t.sync();
-  for (int i = int(t.rank()); i < all::copies * Rows * D; i += int(t.size())) {
-    int const copy = i / (Rows * D), r = i / D % Rows, c = i % D;
+  for (int i = int(t.rank()); i < all::copies * Rows * W; i += int(t.size())) {
+    int const copy = i / (Rows * W), r = i / W % Rows, c = i % W;
     float sum = 0;
     if (r < rows) {
       constexpr int ahead = 8;  // loads that do not wait for each other
@@ -454,13 +467,16 @@ CELLAR_HD void finish_spans(Team& t, sequence_view<S> const& from, int head, spa
         for (int j = 0; j < ahead; ++j) sum += s + j < filled ? weight[s + j] * x[j] : 0.0f;
       }
       if constexpr (S::remainder::estimates)
-        if (copy == 0 && weight[most_spans] > 0) sum += weight[most_spans] * from.mean_value(head)[c];
+        if (copy == 0 && weight[most_spans] > 0 && c < V) sum += weight[most_spans] * from.mean_value(head)[c];
     }
     sums[i] = sum;
   }
-  if constexpr (all::copies == 2) from.value_codec(head, 0).rotate_back(t, matrix_view<float, D>{sums + Rows * D, Rows});
+  if constexpr (all::copies == 2) from.value_codec(head, 0).rotate_back(t, matrix_view<float, W>{sums + Rows * W, Rows});
   t.sync();
-  for (int i = int(t.rank()); i < rows * D; i += int(t.size())) write(first_row + i / D, i % D, all::copies == 2 ? sums[i] + sums[Rows * D + i] : sums[i]);
+  for (int i = int(t.rank()); i < rows * V; i += int(t.size())) {
+    int const at = i / V * W + i % V;
+    write(first_row + i / V, i % V, all::copies == 2 ? sums[at] + sums[Rows * W + at] : sums[at]);
+  }
 }
 
 }  // namespace cellar::operation

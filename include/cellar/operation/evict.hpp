@@ -36,8 +36,7 @@ CELLAR_HD void begin_eviction(Team&& t, sequence_view<S> const& to, int head, se
 /// Complexity  O(kept) for each block that leaves
 template <team Team, offloading_scheme S>
 CELLAR_HD void evict(Team& t, sequence_view<S> const& to, int head, sequence_step const& step) {
-  using near_scalar = typename S::near_scalar;
-  constexpr i64 row = i64{S::block_tokens} * S::head_dim;
+  using map = memory_map<S>;
   if (step.new_tokens == 0 || to.map.outliers == 0) return;
   auto const sums = to.attention_of(head);
   auto* const ids = reinterpret_cast<logical_block*>(to.outlier_record(head));
@@ -54,11 +53,9 @@ CELLAR_HD void evict(Team& t, sequence_view<S> const& to, int head, sequence_ste
   t.sync();
   auto const drop = [&](i64 i) {  // the last one takes its place
     --count;
-    for (i64 c = t.rank(); i < count && c < 2 * row; c += t.size()) {
-      int const side = int(c / row);
-      near_scalar* const rows = to.outlier_rows(head, side, 0);
-      rows[i * row + c % row] = rows[count * row + c % row];
-    }
+    for (int side = 0; i < count && side < map::sides; ++side)
+      for (i64 c = t.rank(); c < S::block_tokens * map::side_dim(side); c += t.size())
+        to.outlier_row(head, side, i, 0)[c] = to.outlier_row(head, side, count, 0)[c];
     if (t.rank() == 0) {
       ids[i] = ids[count];
       sums.kept[i] = sums.kept[count];
@@ -83,10 +80,11 @@ CELLAR_HD void evict(Team& t, sequence_view<S> const& to, int head, sequence_ste
     drop(t.reduce(place, maximum{}));
   }
   for (i64 b = step.sealed_before; b < step.sealed; ++b, ++count) {
-    for (i64 c = t.rank(); c < 2 * row; c += t.size()) {
-      int const side = int(c / row);
-      to.outlier_rows(head, side, count)[c % row] = to.near_row(head, side, to.position(b) + c % row / S::head_dim)[c % S::head_dim];
-    }
+    for (int side = 0; side < map::sides; ++side)
+      for (i64 c = t.rank(); c < S::block_tokens * map::side_dim(side); c += t.size()) {
+        i64 const token = c / map::side_dim(side), channel = c % map::side_dim(side);
+        to.outlier_row(head, side, count, token)[channel] = to.near_row(head, side, to.position(b) + token)[channel];
+      }
     if (t.rank() == 0) {
       float sum = 0;
       for (i64 i = 0; i < S::block_tokens; ++i) sum += sums.near[to.near_index(to.position(b) + i)];
@@ -116,7 +114,7 @@ CELLAR_HD void observe_step(Team& t, sequence_view<S> const& to, int head, seque
   i64 const begin = to.position(step.sealed) < sinks ? sinks : to.position(step.sealed), keys = sinks + blocks + (step.length - begin);
   auto const key_at = [&](i64 i) {
     if (i64 const k = i - sinks; k >= 0 && k < blocks)
-      return observed_key{reinterpret_cast<std::byte const*>(to.outlier_rows(head, 0, k / B) + k % B * S::head_dim), to.position(number(kept[k / B])) + k % B};
+      return observed_key{reinterpret_cast<std::byte const*>(to.outlier_row(head, 0, k / B, k % B)), to.position(number(kept[k / B])) + k % B};
     i64 const p = i < sinks ? i : begin + (i - sinks - blocks);
     return observed_key{reinterpret_cast<std::byte const*>(to.near_row(head, 0, p)), p};
   };

@@ -15,7 +15,25 @@ namespace cellar::inline CELLAR_ABI {
 template <offloading_scheme S>
 struct memory_map {
   static_assert(detail::checked_scheme<S>::value);
-  static constexpr int head_dim = S::head_dim;
+  static constexpr int head_dim = S::head_dim, value_dim = S::value_dim;
+  static constexpr bool values_in_keys = stored_in_keys<typename S::value_codec>;
+  static constexpr bool is_indexed = indexed_summary<typename S::summary>;
+  /// Channels that a summary is made of and asked by: the keys', or those of index keys.
+  static constexpr int scored_dim = [] {
+    if constexpr (is_indexed)
+      return S::summary::index_dim;
+    else
+      return head_dim;
+  }();
+  /// Rows that a token has for each KV head: a key (0); a value (1) unless it is in the key; an index key (2) where summaries are made of these.
+  static constexpr int sides = is_indexed ? 3 : 2;
+  CELLAR_HD static constexpr int side_dim(int side) {
+    return side == 0 ? head_dim : side == 1 ? (values_in_keys ? 0 : value_dim) : (is_indexed ? scored_dim : 0);
+  }
+  CELLAR_HD static constexpr bool has_side(int side) { return side_dim(side) > 0; }
+  static constexpr int value_side = values_in_keys ? 0 : 1;  ///< Whose rows begin with values.
+  static constexpr int widest_side = head_dim > value_dim ? (head_dim > scored_dim ? head_dim : scored_dim) : (value_dim > scored_dim ? value_dim : scored_dim);
+  static constexpr int token_channels = side_dim(0) + side_dim(1) + side_dim(2);  ///< Of a token's rows of one KV head.
   static constexpr int block_tokens = S::block_tokens;
   static constexpr int tile_blocks = S::summary::tile_blocks;
   static constexpr int tiles_per_page = int(ceil_div(64, tile_blocks* block_tokens));  ///< A page is at least 64 tokens.
@@ -40,8 +58,8 @@ struct memory_map {
   template <class Policy>
   static constexpr bool is_shared = scope_of<Policy> == scope::all_heads;
   template <class Policy>
-  CELLAR_HD i64 channels() const {
-    return is_shared<Policy> ? i64{shape.kv_heads} * head_dim : head_dim;
+  CELLAR_HD i64 channels(int dim = head_dim) const {
+    return is_shared<Policy> ? i64{shape.kv_heads} * dim : dim;
   }
   /// Something is stored once for all heads: such work has an item of its own beside those of the heads, number kv_heads.
   static constexpr bool has_shared = is_shared<typename S::summary> || is_shared<typename S::key_codec> || is_shared<typename S::value_codec>;
@@ -50,24 +68,25 @@ struct memory_map {
   CELLAR_HD block_geometry geometry() const {
     using key_codec = typename S::key_codec;
     using value_codec = typename S::value_codec;
-    row_bytes const k = sized<key_codec>().bytes(channels<key_codec>()), v = sized<value_codec>().bytes(channels<value_codec>());
+    row_bytes const k = sized<key_codec>().bytes(channels<key_codec>()), v = sized<value_codec>().bytes(channels<value_codec>(value_dim));
     i64 const k_rows = block_tokens / key_codec::token_group, v_rows = block_tokens / value_codec::token_group;
     bool const k_shared = is_shared<key_codec>, v_shared = is_shared<value_codec>;
     return {shape.kv_heads, {k_rows, v_rows, k_rows, v_rows}, {k.codes, v.codes, k.scales, v.scales}, {k_shared, v_shared, k_shared, v_shared}};
   }
+  /// Floats of a page's rows of one KV head, or of all where something is stored for all of them.
+  CELLAR_HD i64 page_floats() const { return i64{page_tokens} * token_channels * (has_shared ? shape.kv_heads : 1); }
   CELLAR_HD i64 far_page() const { return page_blocks * geometry().block_bytes(); }
-  CELLAR_HD i64 tile() const { return sized<typename S::summary>().tile_bytes(channels<typename S::summary>()); }
+  CELLAR_HD i64 tile() const { return sized<typename S::summary>().tile_bytes(channels<typename S::summary>(scored_dim)); }
   CELLAR_HD i64 tile_copies() const { return is_shared<typename S::summary> ? 1 : shape.kv_heads; }  ///< Tiles of the same blocks.
   CELLAR_HD i64 summary_page() const { return tile_copies() * tiles_per_page * tile(); }
-  /// Exact keys and values of a sequence in a layer: [kv_head][key or value][row][channel].
-  CELLAR_HD i64 near_sequence() const { return shape.kv_heads * 2 * near_rows() * head_dim * i64(sizeof(typename S::near_scalar)); }
+  /// Exact keys and values of a sequence in a layer: [kv_head][side][row][channel].
+  CELLAR_HD i64 near_sequence() const { return shape.kv_heads * near_rows() * near_token(); }
+  CELLAR_HD static constexpr i64 near_token() { return token_channels * i64(sizeof(typename S::near_scalar)); }  ///< Of one KV head.
   CELLAR_HD i64 near_rows() const { return sinks + tail_rows; }
-  /// Outlier blocks of a sequence in a layer: [kv_head]{ids, ascending unless the rule evicts, the rest -1; kept_attention; [key or
-  /// value][block][token][channel], exact}.
+  /// Outlier blocks of a sequence in a layer: [kv_head]{ids, ascending unless the rule evicts, the rest -1; kept_attention; [side][block][token][channel],
+  /// exact}.
   CELLAR_HD i64 outlier_sequence() const { return shape.kv_heads * outlier_head(); }
-  CELLAR_HD i64 outlier_head() const {
-    return outlier_ids() + outlier_attention() + 2 * outliers * block_tokens * head_dim * i64(sizeof(typename S::near_scalar));
-  }
+  CELLAR_HD i64 outlier_head() const { return outlier_ids() + outlier_attention() + outliers * block_tokens * near_token(); }
   CELLAR_HD i64 outlier_ids() const { return round_up(outliers * i64(sizeof(logical_block)), 16); }
   CELLAR_HD i64 outlier_attention() const {
     return evicts_by<typename S::outliers> && outliers > 0 ? 16 + round_up(((1 + block_tokens) * outliers + 2 * near_rows()) * i64(sizeof(float)), 16) : 0;
@@ -75,25 +94,26 @@ struct memory_map {
   /// What policies learnt, of a sequence in a layer: [kv_head]{summary, key codec, value codec, mean value}, then those of all heads.
   CELLAR_HD i64 state_sequence() const { return shape.kv_heads * states(false) + states(true); }
   CELLAR_HD i64 states(bool shared) const {
-    return state<typename S::summary>(shared) + state<typename S::key_codec>(shared) + state<typename S::value_codec>(shared) + (shared ? 0 : mean_value());
+    return state<typename S::summary>(shared) + state<typename S::key_codec>(shared) + state<typename S::value_codec>(shared, value_dim) +
+           (shared ? 0 : mean_value());
   }
-  CELLAR_HD static constexpr i64 mean_value() { return S::remainder::estimates ? round_up(head_dim * i64(sizeof(float)), 16) : 0; }
+  CELLAR_HD static constexpr i64 mean_value() { return S::remainder::estimates ? round_up(value_dim * i64(sizeof(float)), 16) : 0; }
   /// Scratch that policies need to learn, for one of them at a time.
   i64 train_scratch() const {
     i64 most = 0;
-    auto const include = [&]<class Policy>(Policy const&) {
-      if constexpr (trains_in_scratch<Policy>) most = maximum{}(most, round_up(sized<Policy>().train_scratch_bytes(channels<Policy>()), 16));
+    auto const include = [&]<class Policy>(Policy const&, int dim = head_dim) {
+      if constexpr (trains_in_scratch<Policy>) most = maximum{}(most, round_up(sized<Policy>().train_scratch_bytes(channels<Policy>(dim)), 16));
     };
     include(typename S::summary{});
     include(typename S::key_codec{});
-    include(typename S::value_codec{});
+    include(typename S::value_codec{}, value_dim);
     return most;
   }
   /// Bytes of a policy's state, if it is of that scope.
   template <class Policy>
-  CELLAR_HD i64 state(bool shared) const {
+  CELLAR_HD i64 state(bool shared, int dim = head_dim) const {
     if constexpr (trained<Policy>)
-      return shared == is_shared<Policy> ? round_up(sized<Policy>().state_bytes(channels<Policy>()), 16) : 0;
+      return shared == is_shared<Policy> ? round_up(sized<Policy>().state_bytes(channels<Policy>(dim)), 16) : 0;
     else
       return 0;
   }
@@ -114,12 +134,36 @@ struct layer_memory {
   int layer = 0;                     ///< For the tier.
 };
 
-/// A prompt's exact keys and values of one layer, [length, kv_heads, head_dim] as attended, where they go, and the queries of its last tokens, [observed,
-/// query_heads, head_dim], where the scheme learns from them.
+/// Keys and values of new tokens, [tokens, kv_heads, head_dim or value_dim], as attended, and index keys, [tokens, kv_heads, index_dim]. What a scheme does not
+/// store is left empty: values that are in keys, index keys of other summaries.
+template <storage_scalar T>
+struct token_rows {
+  heads_view<T const> keys, values = {}, index_keys = {};
+
+  CELLAR_HD heads_view<T const> const& rows(int side) const { return side == 0 ? keys : side == 1 ? values : index_keys; }
+};
+
+/// What an indexed summary is asked by.
+///
+/// Shapes  queries [tokens, kv_heads * index_heads, index_dim], weights [tokens, kv_heads * index_heads]
+template <storage_scalar T>
+struct index_queries {
+  heads_view<T const> queries;
+  matrix_view<float const> weights;
+};
+
+/// What a scheme's selection is made by: the queries, or index queries.
+template <offloading_scheme S, storage_scalar T>
+using scoring_queries = std::conditional_t<memory_map<S>::is_indexed, index_queries<T>, heads_view<T const>>;
+
+/// A prompt's exact rows of one layer, as token_rows has them, where they go, and the queries of its last tokens, [observed, query_heads, head_dim], where the
+/// scheme learns from them.
 template <offloading_scheme S>
 struct prompt_layer {
   layer_memory<S> memory;
-  any_heads_view keys, values, queries = {};
+  any_heads_view keys, values = {}, queries = {}, index_keys = {};
+
+  CELLAR_HD any_heads_view const& rows(int side) const { return side == 0 ? keys : side == 1 ? values : index_keys; }
 };
 
 /// The attention that what is near has had, where the least attended is evicted: sums over the steps before, and those of the step that was attended last,
@@ -179,6 +223,10 @@ struct resident_runs {
   std::byte const* shared = nullptr;
 };
 
+/// The codec whose rows values are read from.
+template <offloading_scheme S>
+using codec_of_values = std::conditional_t<memory_map<S>::values_in_keys, typename S::key_codec, typename S::value_codec>;
+
 /// Where a sequence's parts lie in one layer.
 template <offloading_scheme S>
 struct sequence_view {
@@ -204,10 +252,10 @@ struct sequence_view {
     i64 const copy = map_type::template is_shared<typename S::summary> ? 0 : head;
     return memory.summaries + page * map.summary_page() + (copy * map_type::tiles_per_page + within) * map.tile();
   }
-  /// The exact key (0) or value (1) of a position that is near.
-  CELLAR_HD typename S::near_scalar* near_row(int head, int key_or_value, i64 position) const {
+  /// The exact key (0), value (1) or index key (2) of a position that is near. A value in its key begins where that does.
+  CELLAR_HD typename S::near_scalar* near_row(int head, int side, i64 position) const {
     auto* const base = reinterpret_cast<typename S::near_scalar*>(memory.near + slot * map.near_sequence());
-    return base + ((i64(head) * 2 + key_or_value) * map.near_rows() + near_index(position)) * map_type::head_dim;
+    return base + head * map.near_rows() * map_type::token_channels + of_side(side, map.near_rows(), near_index(position));
   }
   CELLAR_HD i64 near_index(i64 position) const { return position < map.sinks ? position : map.sinks + (position - map.sinks) % map.tail_rows; }
   /// The outlier blocks of a KV head, ascending unless the rule evicts.
@@ -224,10 +272,10 @@ struct sequence_view {
     }
     return {ids, n};
   }
-  /// The exact keys (0) or values (1) of the i-th outlier, [block_tokens, head_dim].
-  CELLAR_HD typename S::near_scalar* outlier_rows(int head, int key_or_value, i64 i) const {
+  /// The exact key (0) or value (1) of a token of the i-th outlier.
+  CELLAR_HD typename S::near_scalar* outlier_row(int head, int side, i64 i, i64 token) const {
     auto* const rows = reinterpret_cast<typename S::near_scalar*>(outlier_record(head) + map.outlier_ids() + map.outlier_attention());
-    return rows + (key_or_value * map.outliers + i) * map_type::block_tokens * map_type::head_dim;
+    return rows + of_side(side, map.outliers * map_type::block_tokens, i * map_type::block_tokens + token);
   }
   CELLAR_HD cellar::kept_attention attention_of(int head) const {
     std::byte* const at = outlier_record(head) + map.outlier_ids();
@@ -248,17 +296,28 @@ struct sequence_view {
     return states(shared, head) + map.template state<typename S::summary>(shared) + map.template state<typename S::key_codec>(shared);
   }
 
-  /// The mean of the prompt's far values, [head_dim], where the scheme estimates a remainder.
+  /// The mean of the prompt's far values, [value_dim], where the scheme estimates a remainder.
   CELLAR_HD float* mean_value(int head) const { return reinterpret_cast<float*>(states(false, head) + map.states(false) - map.mean_value()); }
 
   // Policies, bound to what they need: their head, rotary embedding, learnt state, position of their first row.
   CELLAR_HD typename S::summary summary(int head, i64 position) const { return bound(typename S::summary{}, head, summary_state(head), position); }
   CELLAR_HD typename S::key_codec key_codec(int head, i64 position) const { return bound(typename S::key_codec{}, head, key_state(head), position); }
-  CELLAR_HD typename S::value_codec value_codec(int head, i64 position) const { return bound(typename S::value_codec{}, head, value_state(head), position); }
+  CELLAR_HD codec_of_values<S> value_codec(int head, i64 position) const {
+    if constexpr (map_type::values_in_keys)
+      return key_codec(head, position);
+    else
+      return bound(typename S::value_codec{}, head, value_state(head), position);
+  }
   /// Position of a far block's first token.
   CELLAR_HD i64 position(i64 block) const { return map.sinks + block * map_type::block_tokens; }
 
  private:
+  /// Element of a head's rows, [side][rows][channel], where a side's row begins.
+  CELLAR_HD static i64 of_side(int side, i64 rows, i64 row) {
+    if (side == 1) side = map_type::value_side;
+    i64 const before = (side > 0 ? map_type::side_dim(0) : 0) + (side > 1 ? map_type::side_dim(1) : 0);
+    return rows * before + row * map_type::side_dim(side);
+  }
   CELLAR_HD std::byte* states(bool shared, int head) const {
     return memory.state + slot * map.state_sequence() + (shared ? map.shape.kv_heads : head) * map.states(false);
   }
@@ -280,6 +339,20 @@ constexpr float largest_stored(i64 channels) {
     return Policy{}.largest(channels);
   else
     return largest<float>;
+}
+
+/// Queries that are scored for each query token and KV head of a model of that many query heads for each.
+template <offloading_scheme S>
+CELLAR_HD constexpr i64 scored_queries(int group) {
+  if constexpr (memory_map<S>::is_indexed)
+    return S::summary::index_heads;
+  else
+    return group;
+}
+/// Logits that a block gets for each query token and KV head.
+template <offloading_scheme S>
+CELLAR_HD constexpr i64 scores_of_token(int group) {
+  return memory_map<S>::is_indexed ? 1 : group;
 }
 
 /// True where a policy of the scheme needs model_shape::rotary.

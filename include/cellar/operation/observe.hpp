@@ -121,7 +121,7 @@ CELLAR_HD void add_attention(Team& t, i64 first, i64 last, KeyAt const& key_at, 
 
 /// How far the queries of a prompt reach, for the policy of a scheme that observes them.
 template <offloading_scheme S>
-constexpr i64 observed_reach() {
+CELLAR_HD constexpr i64 observed_reach() {
   if constexpr (attention_outlier_rule<typename S::outliers>)
     return S::outliers::reach;
   else if constexpr (observing_summary<typename S::summary, S::head_dim>)

@@ -7,7 +7,7 @@ namespace cellar::inline CELLAR_ABI::operation {
 /// Scratch of `score` for one KV head, in bytes; every part is 16-byte aligned.
 template <offloading_scheme S>
 struct score_workspace {
-  i64 rows = 0;    ///< Query rows of a group: heads times query tokens, at most.
+  i64 rows = 0;    ///< Query rows of a group, at most: heads times query tokens; query tokens of an indexed summary.
   i64 blocks = 0;  ///< Far blocks of a sequence, at most.
   int heads = 1;   ///< KV heads.
 
@@ -19,15 +19,16 @@ struct score_workspace {
   }
   CELLAR_HD i64 scored_rows() const { return S::reduce::acts_on_queries ? 1 : rows; }
   CELLAR_HD i64 padded_blocks() const { return round_up(blocks, memory_map<S>::tile_blocks); }
-  CELLAR_HD i64 query_bytes() const { return round_up(rows * S::head_dim * i64(sizeof(float)), 16); }
-  CELLAR_HD i64 prepared_bytes() const { return round_up(summary().prepared_bytes(scored_rows(), S::head_dim), 16); }
-  CELLAR_HD i64 scratch_bytes() const { return round_up(summary().scratch_bytes(S::head_dim), 16); }
+  static constexpr int D = memory_map<S>::scored_dim;
+  CELLAR_HD i64 query_bytes() const { return round_up(rows * D * i64(sizeof(float)), 16); }
+  CELLAR_HD i64 prepared_bytes() const { return round_up(summary().prepared_bytes(scored_rows(), D), 16); }
+  CELLAR_HD i64 scratch_bytes() const { return round_up(summary().scratch_bytes(D), 16); }
   CELLAR_HD i64 score_bytes() const { return round_up((scored_rows() + 1) * padded_blocks() * i64(sizeof(float)), 16); }
   /// The logits of the last call: row r at logits(workspace) + r * padded_blocks(), [scored rows, blocks].
   CELLAR_HD float const* logits(std::byte const* workspace) const { return scores(const_cast<std::byte*>(workspace)); }
   CELLAR_HD float* scores(std::byte* workspace) const { return reinterpret_cast<float*>(workspace + query_bytes() + prepared_bytes() + scratch_bytes()); }
   /// What prepare_scores made of that many query rows.
-  CELLAR_HD prepared_queries<std::byte const, S::head_dim> prepared(std::byte* workspace, i64 query_rows) const {
+  CELLAR_HD prepared_queries<std::byte const, D> prepared(std::byte* workspace, i64 query_rows) const {
     std::byte* const data = workspace + query_bytes();
     return {data, S::reduce::acts_on_queries ? 1 : query_rows, data + prepared_bytes()};
   }
@@ -37,25 +38,36 @@ struct score_workspace {
 /// Scores far blocks of a sequence for one KV head's query group, in three steps, of which the second may be shared out by ranges of tiles: queries are
 /// prepared once, tiles are scored, and the reduction makes one score a block. Logits of summaries, the softmax scale included.
 ///
-/// Shapes      queries [rows, head_dim] f32, times the softmax scale
-/// Requires    workspace of sizes.bytes(), 16-byte aligned; queries.rows <= sizes.rows
+/// Shapes      queries [rows, head_dim] f32, times the softmax scale; of an indexed summary index queries and their weights, [tokens * index_heads, index_dim]
+/// and
+///             [tokens * index_heads]
+/// Requires    workspace of sizes.bytes(), 16-byte aligned; scored rows <= sizes.rows
 /// Effects     a body over a team; writes the workspace only. Returns what score_tiles takes
 template <team Team, offloading_scheme S>
-CELLAR_HD prepared_queries<std::byte const, S::head_dim> prepare_scores(Team& t, sequence_view<S> const& from, int head,
-                                                                        matrix_view<float const, S::head_dim> queries, score_workspace<S> const& sizes,
-                                                                        std::byte* workspace) {
-  constexpr int D = S::head_dim;
+CELLAR_HD prepared_queries<std::byte const, memory_map<S>::scored_dim> prepare_scores(Team& t, sequence_view<S> const& from, int head,
+                                                                                      matrix_view<float const, memory_map<S>::scored_dim> queries,
+                                                                                      score_workspace<S> const& sizes, std::byte* workspace,
+                                                                                      [[maybe_unused]] float const* weights = nullptr) {
+  constexpr int D = memory_map<S>::scored_dim;
   std::byte* const prepared = workspace + sizes.query_bytes();
   std::byte* const scratch = prepared + sizes.prepared_bytes();
-  matrix_view<float const, D> scored = queries;
-  if constexpr (S::reduce::acts_on_queries) {
-    auto* const mean = reinterpret_cast<float*>(workspace);
-    typename S::reduce{}(t, matrix_view<float const>{queries.data, queries.rows, queries.stride, D}, row_view<float>{mean, D});
-    scored = {mean, 1};
+  auto const summary = from.summary(head, from.position(0));
+  i64 count = queries.rows;
+  if constexpr (memory_map<S>::is_indexed) {
+    count = queries.rows / S::summary::index_heads;
+    summary.prepare(t, queries, weights, prepared_queries<std::byte, D>{prepared, count, scratch});
+  } else {
+    matrix_view<float const, D> scored = queries;
+    if constexpr (S::reduce::acts_on_queries) {
+      auto* const mean = reinterpret_cast<float*>(workspace);
+      typename S::reduce{}(t, matrix_view<float const>{queries.data, queries.rows, queries.stride, D}, row_view<float>{mean, D});
+      scored = {mean, 1};
+      count = 1;
+    }
+    summary.prepare(t, scored, prepared_queries<std::byte, D>{prepared, count, scratch});
   }
-  from.summary(head, from.position(0)).prepare(t, scored, prepared_queries<std::byte, D>{prepared, scored.rows, scratch});
   t.sync();
-  return {prepared, scored.rows, scratch};
+  return {prepared, count, scratch};
 }
 
 /// Scores blocks [first, last): logits of each scored query row.
@@ -64,8 +76,8 @@ CELLAR_HD prepared_queries<std::byte const, S::head_dim> prepare_scores(Team& t,
 ///             each caller its own
 /// Complexity  O(rows * blocks * head_dim); reads ceil(blocks / tile_blocks) tiles
 template <team Team, offloading_scheme S>
-CELLAR_HD void score_tiles(Team& t, sequence_view<S> const& from, int head, prepared_queries<std::byte const, S::head_dim> const& queries, i64 first, i64 last,
-                           score_workspace<S> const& sizes, std::byte* workspace) {
+CELLAR_HD void score_tiles(Team& t, sequence_view<S> const& from, int head, prepared_queries<std::byte const, memory_map<S>::scored_dim> const& queries,
+                           i64 first, i64 last, score_workspace<S> const& sizes, std::byte* workspace) {
   using map = memory_map<S>;
   float* const scores = sizes.scores(workspace);
   i64 const tile_bytes = from.map.tile(), stride = sizes.padded_blocks();
@@ -103,9 +115,9 @@ CELLAR_HD row_view<float const> reduce_scores(Team& t, sequence_view<S> const& f
 
 /// The three steps in one: scores of blocks [0, blocks).
 template <team Team, offloading_scheme S>
-CELLAR_HD row_view<float const> score(Team& t, sequence_view<S> const& from, int head, matrix_view<float const, S::head_dim> queries, i64 blocks,
-                                      score_workspace<S> const& sizes, std::byte* workspace) {
-  auto const prepared = prepare_scores(t, from, head, queries, sizes, workspace);
+CELLAR_HD row_view<float const> score(Team& t, sequence_view<S> const& from, int head, matrix_view<float const, memory_map<S>::scored_dim> queries, i64 blocks,
+                                      score_workspace<S> const& sizes, std::byte* workspace, float const* weights = nullptr) {
+  auto const prepared = prepare_scores(t, from, head, queries, sizes, workspace, weights);
   score_tiles(t, from, head, prepared, 0, blocks, sizes, workspace);
   return reduce_scores(t, from, head, prepared.count, blocks, sizes, workspace);
 }

@@ -67,9 +67,11 @@ void for_stored_bytes(memory_map<S> const& map, layer_memory<S> const& memory, i
   sequence_view<S> const of{map, memory, slot, pages};
   f(row_view<std::byte>{memory.state + slot * map.state_sequence(), map.state_sequence()});
   if (map.outlier_sequence() > 0) f(row_view<std::byte>{memory.outliers + slot * map.outlier_sequence(), map.outlier_sequence()});
-  i64 const tail = std::max(map.sinks, of.position(r.sealed)), row_bytes = S::head_dim * i64(sizeof(typename S::near_scalar));
+  i64 const tail = std::max(map.sinks, of.position(r.sealed));
   for (int head = 0; head < map.shape.kv_heads; ++head)
-    for (int side = 0; side < 2; ++side) {
+    for (int side = 0; side < map.sides; ++side) {
+      if (!map.has_side(side)) continue;
+      i64 const row_bytes = map.side_dim(side) * i64(sizeof(typename S::near_scalar));
       auto const rows = [&](i64 from, i64 to) {
         if (from < to) f(row_view<std::byte>{reinterpret_cast<std::byte*>(of.near_row(head, side, from)), (to - from) * row_bytes});
       };
@@ -95,7 +97,7 @@ void for_stored_bytes(memory_map<S> const& map, layer_memory<S> const& memory, i
 template <offloading_scheme S>
 i64 snapshot_layer_bytes(memory_map<S> const& map, snapshot_record const& r) {
   i64 const near_rows = std::min(r.length, map.sinks) + std::max<i64>(0, r.length - map.sinks - r.sealed * S::block_tokens);
-  i64 const near = map.shape.kv_heads * 2 * near_rows * S::head_dim * i64(sizeof(typename S::near_scalar));
+  i64 const near = map.shape.kv_heads * near_rows * map.near_token();
   i64 const tiles = map.tile_copies() * ceil_div(r.sealed, S::summary::tile_blocks) * map.tile();
   i64 const far = (r.sealed + (r.kept_tokens > 0)) * map.geometry().block_bytes();
   return map.state_sequence() + map.outlier_sequence() + near + (map.discards_far ? 0 : tiles + far) + i64(sizeof(std::uint32_t));

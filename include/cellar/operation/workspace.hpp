@@ -15,11 +15,15 @@ struct decode_workspace {
   i64 selected = 0;   ///< Selected blocks of a (sequence, KV head).
   int heads = 1;      ///< KV heads.
   i64 run_bytes = 0;  ///< Planes of one (block, KV head) and its shared ones, where the tier is not read in place.
+  i64 tokens = 1;     ///< Query tokens of a sequence.
 
   static constexpr i64 select_bytes = round_up(i64(S::select::shared_bytes), 16);
-  CELLAR_HD score_workspace<S> score() const { return {rows, S::select::reads_scores ? blocks : 0, heads}; }
+  CELLAR_HD score_workspace<S> score() const { return {memory_map<S>::is_indexed ? tokens : rows, S::select::reads_scores ? blocks : 0, heads}; }
   CELLAR_HD attend_workspace<S> attend() const { return {rows}; }
-  CELLAR_HD i64 io_bytes() const { return 2 * round_up(rows * S::head_dim * i64(sizeof(float)), 16); }
+  CELLAR_HD i64 index_rows() const { return memory_map<S>::is_indexed ? tokens * scored_queries<S>(0) : 0; }
+  /// Of queries, or of index queries and their weights.
+  CELLAR_HD i64 query_bytes() const { return round_up(maximum{}(rows * S::head_dim, index_rows() * (memory_map<S>::scored_dim + 1)) * i64(sizeof(float)), 16); }
+  CELLAR_HD i64 io_bytes() const { return query_bytes() + round_up(rows * S::value_dim * i64(sizeof(float)), 16); }  ///< Queries, then outputs.
   static constexpr i64 observation_bytes = evicts_by<typename S::outliers> ? round_up(observation::bytes, 16) : 0;
   i64 worker_bytes() const {
     return round_up(io_bytes() + std::max(std::max(score().bytes() + select_bytes, attend().bytes() + run_bytes), observation_bytes), 64);
@@ -28,8 +32,8 @@ struct decode_workspace {
   CELLAR_HD i64 sample_words() const { return is_sampled<S> ? row_samples::words(rows, selected) : 0; }
   /// Where there are fewer (sequence, KV head) pairs than workers, they share the parts of each attention, which lie behind the workers' own scratch: a total
   /// for each pair, and the parts of a wave, some for each worker. Steps of many query tokens are not shared out.
-  i64 shared_rows() const { return std::min<i64>(rows, 32); }
-  i64 partial_bytes() const { return attend_partial<S::head_dim>::bytes(shared_rows()); }
+  i64 shared_rows() const { return std::min<i64>(rows, memory_map<S>::values_in_keys ? 128 : 32); }  // one KV head may serve that many query heads
+  i64 partial_bytes() const { return attend_partial<S>::bytes(shared_rows()); }
   i64 shared_parts(int workers) const { return workers > 1 ? std::min<i64>(8 * workers, (workers - 1) * attend_parts<S>(blocks)) : 0; }
   i64 shared_bytes(int workers) const { return (shared_parts(workers) + workers) * partial_bytes(); }
   i64 bytes(int workers) const { return round_up(worker_bytes() * workers + shared_bytes(workers), 64); }
@@ -40,7 +44,7 @@ struct decode_workspace {
 template <offloading_scheme S>
 i64 append_workspace_bytes(model_shape const& shape) {
   using map = memory_map<S>;
-  i64 const rows = 2 * i64(map::page_tokens) * S::head_dim * (map::has_shared ? shape.kv_heads : 1) * i64(sizeof(float));
+  i64 const rows = map{shape}.page_floats() * i64(sizeof(float));
   return round_up(rows + (S::tier::is_directly_readable ? 0 : map{shape}.geometry().block_bytes()), 64);
 }
 
@@ -65,8 +69,8 @@ i64 prompt_scratch_floats(model_shape const& shape, i64 tokens, scalar_type type
   using map = memory_map<S>;
   map const sizes{shape};
   constexpr bool learns = trained<typename S::summary> || trained<typename S::key_codec> || trained<typename S::value_codec>;
-  i64 const columns = map::has_shared ? i64{shape.kv_heads} * S::head_dim : type == scalar_type::f32 ? 0 : i64{S::head_dim};
-  i64 const rows = (2 * map::page_tokens + (learns ? tokens : 0)) * columns;
+  i64 const heads = map::has_shared ? shape.kv_heads : type == scalar_type::f32 ? 0 : 1;
+  i64 const rows = heads * (map::page_tokens * map::token_channels + (learns ? tokens * std::max(S::head_dim, S::value_dim) : 0));
   i64 const bytes = sizes.train_scratch() + (S::tier::is_directly_readable ? 0 : sizes.geometry().block_bytes());
   i64 const outliers = S::outliers::keeps_outliers ? tokens / S::block_tokens + i64{S::block_tokens} * S::head_dim : 0;
   return round_up(std::max(rows, outliers), 16) + round_up(observation_floats<S>(shape, tokens, observed), 16) + ceil_div(bytes, i64(sizeof(float))) +
@@ -136,7 +140,8 @@ decode_workspace<S> workspace_for(model_shape const& shape, limits const& l, bud
   i64 const blocks = ceil_div(l.tokens, S::block_tokens);
   i64 const selected = selects_everything<S> ? 0 : typename S::select{}.with_budget(budget_blocks<S>(b, l.tokens)).max_selected(blocks);
   block_geometry const g = memory_map<S>{shape}.geometry();
-  return {shape.group() * l.step_tokens, blocks, selected, shape.kv_heads, S::tier::is_directly_readable ? 0 : g.slice_bytes() + g.shared_bytes()};
+  return {
+      shape.group() * l.step_tokens, blocks, selected, shape.kv_heads, S::tier::is_directly_readable ? 0 : g.slice_bytes() + g.shared_bytes(), l.step_tokens};
 }
 
 /// Bytes of scratch that one call of any operation needs, for an executor of that many workers; 64-byte aligned memory serves all.

@@ -12,7 +12,8 @@
 /// One struct of member types = one method. Derive from scheme_defaults and replace what differs.
 ///
 ///   head_dim, block_tokens      sizes that change code
-///   layout, key_codec, value_codec, tier      how and where blocks are stored
+///   value_dim                   channels of a value: head_dim, or fewer
+///   layout, key_codec, value_codec, tier      how and where blocks are stored; value_codec = codec::in_keys: values are the keys' first value_dim channels
 ///   summary, reduce, select     what is kept near, and how blocks are chosen by it
 ///   outliers                    which of a prompt's blocks stay near for good, because their summary misleads
 ///   reuse                       for how many layers and steps one selection serves
@@ -25,7 +26,7 @@
 namespace cellar::inline CELLAR_ABI {
 
 template <class S>
-concept has_sizes = (S::head_dim > 0) && (S::block_tokens > 0);
+concept has_sizes = (S::head_dim > 0) && (S::value_dim > 0) && (S::block_tokens > 0);
 
 template <class S>
 concept has_scheme_facts = requires {
@@ -36,10 +37,16 @@ concept has_scheme_facts = requires {
 
 template <class S>
 concept offloading_scheme = has_sizes<S> && has_scheme_facts<S> && physical_layout<typename S::layout> && row_codec<typename S::key_codec, S::head_dim> &&
-    row_codec<typename S::value_codec, S::head_dim> && block_summary<typename S::summary, S::head_dim> && outlier_rule<typename S::outliers, S::head_dim> &&
-    group_reduction<typename S::reduce> && block_selector<typename S::select> && selection_reuse<typename S::reuse> &&
-    attention_remainder<typename S::remainder> && attention_variant<typename S::attention> && block_tier<typename S::tier> &&
-    storage_scalar<typename S::near_scalar>;
+    (stored_in_keys<typename S::value_codec> || row_codec<typename S::value_codec, S::value_dim>)&&(indexed_summary<typename S::summary> || block_summary<typename S::summary, S::head_dim>)&&outlier_rule<
+        typename S::outliers,
+        S::head_dim>&& group_reduction<typename S::
+                                           reduce>&& block_selector<typename S::
+                                                                        select>&& selection_reuse<typename S::
+                                                                                                      reuse>&& attention_remainder<typename S::
+                                                                                                                                       remainder>&& attention_variant<typename S::
+                                                                                                                                                                          attention>&& block_tier<typename S::
+                                                                                                                                                                                                      tier>&& storage_scalar<typename S::
+                                                                                                                                                                                                                                 near_scalar>;
 
 namespace detail {
 
@@ -64,12 +71,17 @@ consteval bool hides_far_keys() {
 /// Agreement between the policies of a scheme, each in a sentence. Instantiated before anything else of a scheme is.
 template <class S>
 struct checked_scheme {
-  static constexpr int head_dim = S::head_dim;
+  static constexpr int head_dim = S::head_dim, value_dim = S::value_dim;
   static constexpr bool selects_nothing = requires { requires S::select::is_nothing; };
-  static_assert(head_dim % 8 == 0 && head_dim <= 256, "cellar: head_dim must be a multiple of 8 up to 256; latent attention (576/512) is not supported yet");
+  static constexpr bool values_in_keys = stored_in_keys<typename S::value_codec>;
+  static_assert(head_dim % 8 == 0 && head_dim <= (values_in_keys ? 576 : 256),
+                "cellar: head_dim must be a multiple of 8 up to 256, or up to 576 where values are channels of the keys (value_codec = codec::in_keys)");
+  static_assert(value_dim % 8 == 0 && value_dim <= (values_in_keys ? head_dim : 256),
+                "cellar: value_dim must be a multiple of 8 up to 256, or up to head_dim where values are channels of the keys");
   static_assert(agrees_on_head_dim<typename S::layout, head_dim>(), "cellar: the layout fixes another head_dim than the scheme");
   static_assert(agrees_on_head_dim<typename S::key_codec, head_dim>(), "cellar: the key codec fixes another head_dim than the scheme");
-  static_assert(agrees_on_head_dim<typename S::value_codec, head_dim>(), "cellar: the value codec fixes another head_dim than the scheme");
+  static_assert(agrees_on_head_dim<typename S::value_codec, value_dim>(), "cellar: the value codec fixes another head_dim than the scheme's value_dim");
+  static_assert(!rotary_aware<typename S::value_codec> || value_dim == head_dim, "cellar: a value codec that turns rows needs a value_dim equal to head_dim");
   static_assert(agrees_on_head_dim<typename S::summary, head_dim>(), "cellar: the summary fixes another head_dim than the scheme");
   static_assert(S::block_tokens % S::key_codec::token_group == 0,
                 "cellar: the key codec's token_group must divide block_tokens: choose larger blocks or a codec of smaller groups");
@@ -106,6 +118,10 @@ struct checked_scheme {
       "cellar: a sampled remainder weighs by what every query head sampled itself: it needs a selection by scores of the heads, anew in every layer and step");
   static_assert(!is_sampled || S::is_reproducible,
                 "cellar: what was sampled is told in the order of the selected blocks: a sampled remainder needs is_reproducible = true");
+  static constexpr bool is_indexed = indexed_summary<typename S::summary>;
+  static_assert(!is_indexed || S::block_tokens == 1, "cellar: an index key is of a token: a summary of index keys needs block_tokens = 1");
+  static_assert(!is_indexed || (!S::outliers::keeps_outliers && !S::remainder::estimates && !S::reduce::acts_on_queries),
+                "cellar: outliers, remainders and mean queries are of keys and queries: a scheme whose summary is of index keys has none of them");
   static constexpr bool value = true;
 };
 

@@ -18,7 +18,7 @@ namespace cellar::inline CELLAR_ABI {
 /// Always qualify policies in a scheme (cellar::summary::mean): `summary::mean` would find the inherited member first.
 template <int HeadDim, storage_scalar Scalar = bf16>
 struct scheme_defaults {
-  static constexpr int head_dim = HeadDim;
+  static constexpr int head_dim = HeadDim, value_dim = HeadDim;
   static constexpr int block_tokens = 16;
   static constexpr bool keeps_generated = false;
   static constexpr bool is_reproducible = true;

@@ -66,6 +66,20 @@ concept summary_facts = std::semiregular<S> && requires(S const& s, i64 channels
 template <class S, int HeadDim = 128>
 concept block_summary = summary_facts<S> &&(has_build<S, HeadDim> || observing_summary<S, HeadDim>)&&has_prepare<S, HeadDim>&& has_score_tile<S, HeadDim>;
 
+/// Is built from index keys, one a token and KV head, and asked by index_heads index queries for each query token and KV head, with a weight each: a model's
+/// own indexer. The engine supplies them beside keys and queries.
+///
+/// Laws  score_tile gives one logit for each query token; a member scores the lanes rank, rank + size, ...
+template <class S>
+concept indexed_summary = summary_facts<S> && requires {
+  { S::index_heads } -> std::convertible_to<int>;
+  { S::index_dim } -> std::convertible_to<int>;
+} && has_build<S, S::index_dim> && has_score_tile<S, S::index_dim> && requires(S const& s, serial_team& t, matrix_view<float const, S::index_dim> queries,
+                                                                               float const* weights, prepared_queries<std::byte, S::index_dim> to, i64 n) {
+  { s.prepared_bytes(n, n) } -> std::same_as<i64>;               // (query tokens, index_dim)
+  { s.prepare(t, queries, weights, to) } -> std::same_as<void>;  // queries, weights [tokens * index_heads]
+};
+
 namespace detail {
 
 /// The part of a summary whose prepared queries are the queries themselves, in f32: (query, channel).

@@ -24,8 +24,8 @@ struct joint_factors {
     i64 const n = round_up(Rank::of(channels), 2);
     return n < channels ? n : channels;
   }
-  /// M_K's rows are of length 1 at most, so a coordinate is at most the key's length: sqrt(256) times its largest channel.
-  CELLAR_HD constexpr float largest(float most) const { return (most < 0x1p60f ? most : 0x1p60f) / 16; }
+  /// M_K's rows are of length 1 at most, so a coordinate is at most the key's length: sqrt(576) times its largest channel.
+  CELLAR_HD constexpr float largest(float most) const { return (most < 0x1p60f ? most : 0x1p60f) / 24; }
   CELLAR_HD i64 state_bytes(i64 channels) const { return 2 * width(channels) * channels * i64(sizeof(float)); }
   CELLAR_HD joint_factors bind(std::byte const* state) const { return {reinterpret_cast<float const*>(state), scratch}; }
   joint_factors with_scratch(std::byte* bytes) const { return {maps, bytes}; }

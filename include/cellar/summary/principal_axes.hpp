@@ -22,8 +22,8 @@ struct principal_axes {
     i64 const n = round_up(Rank::of(channels), 2);
     return n < channels ? n : channels;
   }
-  /// A coordinate is at most the row's length: sqrt(256) times its largest channel.
-  CELLAR_HD constexpr float largest(float most) const { return most / 16; }
+  /// A coordinate is at most the row's length: sqrt(576) times its largest channel.
+  CELLAR_HD constexpr float largest(float most) const { return most / 24; }
   CELLAR_HD i64 state_bytes(i64 channels) const { return width(channels) * channels * i64(sizeof(float)); }
   CELLAR_HD principal_axes bind(std::byte const* state) const { return {reinterpret_cast<float const*>(state), scratch}; }
   principal_axes with_scratch(std::byte* bytes) const { return {axes, bytes}; }

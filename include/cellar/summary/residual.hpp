@@ -22,12 +22,12 @@ struct residual {
   ResidualCodec residual_codec;
 
   /// A nearest point is at most twice as long as what it stands for, and the shortest point: a decoded mean is at most 3 times as long as the mean, which
-  /// is 16 = sqrt(256) times its largest channel at most. So a residual is below 64 times the largest landmark.
+  /// is the root of the channels (16 of 256, 24 of 576) times its largest channel at most. So a residual is below 64 or 96 times the largest landmark.
   CELLAR_HD constexpr float largest(i64 channels) const {
     float most = largest_summand;  // landmarks are means
     if constexpr (requires { mean_codec.largest(channels); }) most = mean_codec.largest(channels) < most ? mean_codec.largest(channels) : most;
     if constexpr (requires { residual_codec.largest(channels); })
-      most = residual_codec.largest(channels) / 64 < most ? residual_codec.largest(channels) / 64 : most;
+      if (float const mine = residual_codec.largest(channels) / (channels > 256 ? 96 : 64); mine < most) most = mine;
     return most;
   }
   // A tile: residual codes [unit][lane], residual scales [lane], codes and scales of the mean.
