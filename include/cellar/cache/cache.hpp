@@ -105,6 +105,8 @@ class cache {
         counts_(on.template allocate<i64>(limits_.step_sequences * shape.kv_heads)),
         pool_(make_pool()),
         remainders_(on.template allocate<attention::softmax_state>(Scheme::remainder::estimates ? limits_.step_sequences * shape.kv_heads * sizes_.rows : 0)),
+        remainder_sums_(
+            on.template allocate<float>(remainder_by_class<typename Scheme::remainder> ? remainders_.size() * std::size_t(Scheme::head_dim) : 0)),
         workspace_(on.template allocate<std::byte>(step_workspace_bytes<Scheme>(on, shape, limits_, budget_) + 64)),
         run_pools_(on, map_, limits_, sizes_),
         kept_(on, map_, limits_, budget_, sizes_),
@@ -326,7 +328,9 @@ class cache {
     row_view<sequence_step const> const steps = current_;
     statistics* const per_worker = observer_ ? worker_statistics_.data() : nullptr;
     attends_everything_ = operation::selects_everything<Scheme> || layer < budget_.dense_layers;
-    attention::softmax_state* const remainders = Scheme::remainder::estimates ? remainders_.data() : nullptr;
+    operation::attend_partial<Scheme::head_dim> remainders;
+    if constexpr (Scheme::remainder::estimates) remainders.states = remainders_.data();
+    if constexpr (remainder_by_class<typename Scheme::remainder>) remainders.sums = remainder_sums_.data();
     if constexpr (!operation::selects_everything<Scheme>)
       if (!attends_everything_) {
         if constexpr (keeps_selections)
@@ -1032,6 +1036,7 @@ class cache {
   std::vector<miss> misses_;
   std::vector<resident_runs> resident_;          // beside ids_
   buffer<attention::softmax_state> remainders_;  // [batch][kv_head][query row]
+  buffer<float> remainder_sums_;                 // [batch][kv_head][query row][head_dim]
   buffer<std::byte> workspace_;
   typename Executor::template run_pools<Scheme> run_pools_;   // of a device
   typename Executor::template kept_selections<Scheme> kept_;  // nothing where every layer and step selects

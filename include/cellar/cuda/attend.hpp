@@ -3,7 +3,6 @@
 #include "cellar/cuda/append.hpp"
 #include "cellar/cuda/resolve.hpp"
 #include "cellar/operation/attend_span.hpp"
-#include "cellar/operation/remainder.hpp"
 #include "cellar/operation/score_planes.hpp"
 #include "cellar/operation/score_points.hpp"
 #include "cellar/operation/select_runs.hpp"
@@ -17,7 +16,7 @@ namespace detail {
 /// A step's workspace: a region for each (sequence, KV head), for scores while selecting and for partials while attending.
 template <offloading_scheme S>
 i64 select_region(operation::decode_workspace<S> const& sizes) {
-  return round_up(sizes.io_bytes() + sizes.score().bytes(), 256);
+  return round_up(sizes.io_bytes() + sizes.score().bytes() + sizes.class_bytes, 256);
 }
 template <offloading_scheme S>
 i64 attend_region(operation::decode_workspace<S> const& sizes) {
@@ -309,7 +308,7 @@ template <offloading_scheme S>
 struct select_kernel : step_memory<S> {
   logical_block* ids;
   i64* counts;
-  attention::softmax_state* remainders;
+  operation::attend_partial<S::head_dim> remainders;
 
   template <team Team>
   CELLAR_HD void operator()(Team& t, grid_place at) const {
@@ -338,7 +337,7 @@ struct select_kernel : step_memory<S> {
         else
           logits = score.logits(mine);
         operation::estimate_remainder(t, from, head, step, matrix_view<float const>{logits, rows, score.padded_blocks()},
-                                      row_view<logical_block const>{to.data, count}, remainders + item * this->sizes.rows);
+                                      row_view<logical_block const>{to.data, count}, remainders.from_row(item * this->sizes.rows), mine + score.bytes());
       }
     }
     for (i64 i = count + t.rank(); i < to.count; i += t.size()) to[i] = logical_block{-1};
@@ -420,7 +419,7 @@ struct fetch_and_attend_kernel {
 template <offloading_scheme S, class T, int Rows>
 struct finish_kernel : row_tiles<S, Rows> {
   heads_view<T> out;
-  attention::softmax_state const* remainders;
+  operation::attend_partial<S::head_dim> remainders;
 
   template <team Team>
   CELLAR_HD void operator()(Team& t, grid_place at) const {
@@ -432,7 +431,7 @@ struct finish_kernel : row_tiles<S, Rows> {
     i64 const far_blocks = operation::attended_blocks(from, step, this->chosen(p.item), this->every);
     int const filled = list::of(from, p.head, step, far_blocks, S::is_reproducible ? 0 : this->late(p.item)).filled_spans(operation::most_spans);
     operation::finish_spans<Rows>(
-        t, from, p.head, this->partials(p.item), filled, p.first_row, p.rows, remainders ? remainders + p.item * this->sizes.rows + p.first_row : nullptr,
+        t, from, p.head, this->partials(p.item), filled, p.first_row, p.rows, remainders.from_row(p.item * this->sizes.rows + p.first_row),
         [&](i64 row, int c, float x) { out.row(step.first_row + row / p.group, p.head * p.group + int(row % p.group))[c] = from_float<T>(x); });
   }
 };
@@ -452,13 +451,13 @@ i64 step_workspace_bytes(On const&, model_shape const& shape, limits const& l, b
 /// Scores and selects: the far blocks that each KV head of each sequence attends to.
 ///
 /// Shapes    q [step tokens, query_heads, head_dim] | ids [sequences, kv_heads, selected] ascending, rest -1 | counts [sequences, kv_heads]
-/// Requires  workspace of step_workspace_bytes; remainders, where the scheme estimates them, [sequences, kv_heads, decode_workspace::rows]. What
+/// Requires  workspace of step_workspace_bytes; remainders as on the host. What
 ///           host::select_blocks refuses is not looked at; a NaN score ranks lowest
 template <offloading_scheme S, storage_scalar T, device On>
   requires(!operation::selects_everything<S>)
 void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
                    operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block* ids, i64* counts, statistics* = nullptr,
-                   attention::softmax_state* remainders = nullptr) {
+                   operation::attend_partial<S::head_dim> const& remainders = {}) {
   i64 const heads = map.shape.kv_heads, sequences = steps.count;
   detail::step_memory<S> common{map, memory, steps.data, sizes, workspace, detail::select_region(sizes)};
   if constexpr (detail::scores_points<S>) {
@@ -504,7 +503,7 @@ void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
 template <offloading_scheme S, storage_scalar T, device On>
 void attend_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
                    heads_view<T> out, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block const* ids, i64 const* counts,
-                   bool every, statistics* = nullptr, near_runs<S> const& near = {}, attention::softmax_state const* remainders = nullptr) {
+                   bool every, statistics* = nullptr, near_runs<S> const& near = {}, operation::attend_partial<S::head_dim> const& remainders = {}) {
   detail::step_memory<S> const common{map, memory, steps.data, sizes, workspace, detail::attend_region(sizes)};
   auto const run = [&]<int Rows>(std::integral_constant<int, Rows>) {
     i64 const tiles = ceil_div(sizes.rows, Rows), heads = map.shape.kv_heads * tiles;
@@ -522,7 +521,7 @@ void attend_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
     }
     on.template launch<128>({operation::most_spans, heads, steps.count}, shared, attend);
     on.template launch<256>({1, heads, steps.count}, operation::finish_bytes<S, Rows>,
-                            detail::finish_kernel<S, T, Rows>{rows, out, every ? nullptr : remainders});
+                            detail::finish_kernel<S, T, Rows>{rows, out, every ? operation::attend_partial<S::head_dim>{} : remainders});
   };
   // Eight rows spare readings, but not every device has the shared memory: 99 KiB of a block is what all have.
   if (operation::span_sizes<S, 8>::shared_bytes > 99 * 1024 || sizes.rows <= 4)

@@ -4,7 +4,6 @@
 
 #include "cellar/core/statistics.hpp"
 #include "cellar/host/append.hpp"
-#include "cellar/operation/remainder.hpp"
 #include "cellar/operation/workspace.hpp"
 
 namespace cellar::inline CELLAR_ABI::host {
@@ -55,14 +54,14 @@ matrix_view<float const, D> gather_queries(heads_view<T const> q, sequence_step 
 ///
 /// Shapes      q [step tokens, query_heads, head_dim] | ids [sequences, kv_heads, selected] ascending, rest -1 | counts [sequences, kv_heads]
 /// Requires    workspace of sizes.bytes(workers), 64-byte aligned; finite queries. A step of n query tokens selects once for all of them
-///             remainders, where the scheme estimates them, [sequences, kv_heads, decode_workspace::rows]
+///             remainders, where the scheme estimates them, [sequences, kv_heads, decode_workspace::rows]; their sums only for remainders by class
 /// Effects     writes ids, counts and remainders; allocates nothing. per_worker, where given, has one entry a worker
 /// Errors      precondition_error, before anything is written, for a step beyond its memory or `sizes`
 template <offloading_scheme S, storage_scalar T>
   requires(!operation::selects_everything<S>)
 void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
                    operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block* ids, i64* counts, statistics* per_worker = nullptr,
-                   attention::softmax_state* remainders = nullptr) {
+                   operation::attend_partial<S::head_dim> const& remainders = {}) {
   int const heads = map.shape.kv_heads, group = map.shape.group();
   detail::check_queries(map, steps, q, sizes);
   for (sequence_step const& step : steps)
@@ -83,11 +82,12 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
     for (i64 i = count; i < to.count; ++i) to[i] = logical_block{-1};
     counts[item] = count;
     if constexpr (S::remainder::estimates)
-      if (remainders)
+      if (remainders.states)
         operation::estimate_remainder(
             t, from, head, step,
             matrix_view<float const>{sizes.score().logits(mine + sizes.io_bytes()), step.new_tokens * group, sizes.score().padded_blocks()},
-            row_view<logical_block const>{to.data, count}, remainders + item * sizes.rows);
+            row_view<logical_block const>{to.data, count}, remainders.from_row(item * sizes.rows),
+            mine + sizes.io_bytes() + sizes.score().bytes() + sizes.select_bytes);
     if (per_worker) {
       per_worker[worker].seconds.score += scored;
       per_worker[worker].seconds.select += watch.lap();
@@ -160,7 +160,7 @@ template <offloading_scheme S, storage_scalar T>
 void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
                    heads_view<T> out, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block const* ids, i64 const* counts,
                    bool every, statistics* per_worker = nullptr, resident_runs const* resident = nullptr,
-                   attention::softmax_state const* remainders = nullptr) {
+                   operation::attend_partial<S::head_dim> const& remainders = {}) {
   int const heads = map.shape.kv_heads, group = map.shape.group();
   detail::check_queries(map, steps, q, sizes);
   detail::check_queries(map, steps, heads_view<T const>(out), sizes);
@@ -233,7 +233,7 @@ void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
   auto const result_in = [&](std::byte* mine, i64 item) {
     return matrix_view<float, S::head_dim>{reinterpret_cast<float*>(mine) + sizes.rows * S::head_dim, steps[item / heads].new_tokens * group};
   };
-  auto const remainder_of = [&](i64 item) { return remainders && !every ? remainders + item * sizes.rows : nullptr; };
+  auto const remainder_of = [&](i64 item) { return every ? partial{} : remainders.from_row(item * sizes.rows); };
 
   auto const parts_of = [&](i64 item) {
     return operation::attend_parts<S>(operation::attended_blocks(view_of(item), steps[item / heads], chosen_of(item), every));

@@ -1,8 +1,8 @@
 #pragma once
 #include <algorithm>
 
-#include "cellar/operation/attend.hpp"
 #include "cellar/operation/observe.hpp"
+#include "cellar/operation/remainder.hpp"
 #include "cellar/operation/score.hpp"
 
 namespace cellar::inline CELLAR_ABI::operation {
@@ -21,8 +21,9 @@ struct decode_workspace {
   CELLAR_HD attend_workspace<S> attend() const { return {rows}; }
   CELLAR_HD i64 io_bytes() const { return 2 * round_up(rows * S::head_dim * i64(sizeof(float)), 16); }
   static constexpr i64 observation_bytes = evicts_by<typename S::outliers> ? round_up(observation::bytes, 16) : 0;
+  static constexpr i64 class_bytes = class_workspace<S>::bytes();  ///< Of estimate_remainder.
   i64 worker_bytes() const {
-    return round_up(io_bytes() + std::max(std::max(score().bytes() + select_bytes, attend().bytes() + run_bytes), observation_bytes), 64);
+    return round_up(io_bytes() + std::max(std::max(score().bytes() + select_bytes + class_bytes, attend().bytes() + run_bytes), observation_bytes), 64);
   }
   /// Where there are fewer (sequence, KV head) pairs than workers, they share the parts of each attention, which lie behind the workers' own scratch: a total
   /// for each pair, and the parts of a wave, some for each worker. Steps of many query tokens are not shared out.
@@ -67,7 +68,7 @@ i64 prompt_scratch_floats(model_shape const& shape, i64 tokens, scalar_type type
   i64 const rows = (2 * map::page_tokens + (learns ? tokens : 0)) * columns;
   i64 const bytes = sizes.train_scratch() + (S::tier::is_directly_readable ? 0 : sizes.geometry().block_bytes());
   i64 const outliers = S::outliers::keeps_outliers ? tokens / S::block_tokens + i64{S::block_tokens} * S::head_dim : 0;
-  return round_up(std::max(rows, outliers), 16) + round_up(observation_floats<S>(shape, tokens, observed), 16) + ceil_div(bytes, i64(sizeof(float))) +
+  return round_up(std::max({rows, outliers, class_workspace<S>::words_to_learn(tokens / S::block_tokens)}), 16) + round_up(observation_floats<S>(shape, tokens, observed), 16) + ceil_div(bytes, i64(sizeof(float))) +
          (bytes > 0 ? 16 : 0);
 }
 

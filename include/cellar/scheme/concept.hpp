@@ -97,6 +97,8 @@ struct checked_scheme {
                 "cellar: the summary is built from the attention of a prompt's queries, so generated tokens have none: set keeps_generated");
   static_assert(!evicts_by<typename S::outliers> || (selects_nothing && !S::keeps_generated),
                 "cellar: a rule that evicts while decoding needs a scheme that keeps nothing far: select::none, and keeps_generated = false");
+  static_assert(!remainder_by_class<typename S::remainder> || classifies_blocks<typename S::summary>,
+                "cellar: a remainder by class needs a summary that sorts blocks into classes, such as quantized_key of cluster_codes");
   static constexpr bool value = true;
 };
 
