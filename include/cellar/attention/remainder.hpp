@@ -13,7 +13,9 @@ concept attention_remainder = std::semiregular<R> && requires {
 
 /// Has a mean value for each class of blocks, as the summary sorts them.
 template <class R>
-concept remainder_by_class = attention_remainder<R> && requires { requires R::is_by_class; };
+concept remainder_by_class = attention_remainder<R> && requires {
+  requires R::is_by_class;
+};
 
 namespace attention {
 
@@ -38,7 +40,8 @@ static_assert(attention_remainder<mean_value>);
 /// exp(the class's logit), for each query. Of one class it is mean_value.
 ///
 /// Requires    as mean_value; a summary that sorts blocks into classes; an attention whose logits do not depend on positions
-/// State       the means, [class, head_dim] f32, per (layer, sequence, KV head); fixed by finish_prompt. A class without tokens in the prompt has none, and tokens
+/// State       the means, [class, head_dim] f32, per (layer, sequence, KV head); fixed by finish_prompt. A class without tokens in the prompt has none, and
+/// tokens
 ///             that join it later have no part in the remainder
 /// Complexity  O(far blocks + query rows * classes * head_dim) a step and KV head
 /// Source      the estimation zone of RetroInfer, Chen et al., arXiv:2505.02922

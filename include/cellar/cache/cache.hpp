@@ -105,8 +105,7 @@ class cache {
         counts_(on.template allocate<i64>(limits_.step_sequences * shape.kv_heads)),
         pool_(make_pool()),
         remainders_(on.template allocate<attention::softmax_state>(Scheme::remainder::estimates ? limits_.step_sequences * shape.kv_heads * sizes_.rows : 0)),
-        remainder_sums_(
-            on.template allocate<float>(remainder_by_class<typename Scheme::remainder> ? remainders_.size() * std::size_t(Scheme::head_dim) : 0)),
+        remainder_sums_(on.template allocate<float>(remainder_by_class<typename Scheme::remainder> ? remainders_.size() * std::size_t(Scheme::head_dim) : 0)),
         workspace_(on.template allocate<std::byte>(step_workspace_bytes<Scheme>(on, shape, limits_, budget_) + 64)),
         run_pools_(on, map_, limits_, sizes_),
         kept_(on, map_, limits_, budget_, sizes_),

@@ -5,15 +5,17 @@
 
 namespace cellar::inline CELLAR_ABI::codec {
 
-/// The number of a row's cluster, 16 bits a row. Clusters are learnt from a prompt's rows by k-means of cosines: a row is of the cluster whose centroid makes the
-/// smallest angle with it, and a centroid is the mean of its rows. Ties go to the lowest number; an empty cluster keeps its centroid.
+/// The number of a row's cluster, 16 bits a row. Clusters are learnt from a prompt's rows by k-means of cosines: a row is of the cluster whose centroid makes
+/// the smallest angle with it, and a centroid is the mean of its rows. Ties go to the lowest number; an empty cluster keeps its centroid.
 ///
 /// Segments are clustered apart, which is what makes long prompts affordable: a row knows its segment by its position, and rows after the prompt are of the
 /// last one. A prompt of n tokens has round(n / SegmentTokens) segments of equal size, and as many clusters in each.
 ///
-/// Template   Clusters: at most, of the whole prompt; TokensPerCluster: on average, as long as Clusters allows; SegmentTokens: 0 is one segment; Centred: angles
+/// Template   Clusters: at most, of the whole prompt; TokensPerCluster: on average, as long as Clusters allows; SegmentTokens: 0 is one segment; Centred:
+/// angles
 ///            are those of differences from the mean of all rows; Iterations: at most, fewer where nothing changes any more
-/// State      how many there are, [cluster] lengths, [channel] mean, [cluster / 32, channel, cluster % 32] unit vectors, f32: (head_dim + 1) * Clusters * 4 bytes
+/// State      how many there are, [cluster] lengths, [channel] mean, [cluster / 32, channel, cluster % 32] unit vectors, f32: (head_dim + 1) * Clusters * 4
+/// bytes
 ///            and a little, per (layer, sequence, KV head), whatever the prompt's length; fixed by train
 /// Bytes      2 a row, no scales
 /// Error      what a row differs from its centroid
@@ -174,7 +176,7 @@ struct cluster_codes {
     }
   }
 
-  static constexpr int classes() { return Clusters; }
+  CELLAR_HD static constexpr int classes() { return Clusters; }
   CELLAR_HD static int class_of(std::byte const* codes) {
     int const p = detail::load<std::uint16_t>(codes);
     return p < Clusters ? p : 0;

@@ -219,7 +219,7 @@ concept group_code_scorer = code_scorer<C, HeadDim> && requires(C const& c, seri
 /// Laws  class_of is below classes() for any bytes; rows of one class decode to one row
 template <class C>
 concept classifying_codec = codec_facts<C> && requires(C const& c, std::byte const* codes) {
-  { C::classes() } -> std::same_as<int>;      // consteval or constexpr
+  { C::classes() } -> std::same_as<int>;       // consteval or constexpr
   { c.class_of(codes) } -> std::same_as<int>;  // of one row
 };
 

@@ -99,7 +99,7 @@ struct product_codes {
     }
   }
 
-  static constexpr int classes() requires(Parts == 1) { return Points; }
+  CELLAR_HD static constexpr int classes() requires(Parts == 1) { return Points; }
   CELLAR_HD static int class_of(std::byte const* codes) requires(Parts == 1) { return int(*codes) < Points ? int(*codes) : 0; }
 
  private:

@@ -304,8 +304,7 @@ CELLAR_HD void finish_attend(Team& t, sequence_view<S> const& from, int head, at
   constexpr int D = S::head_dim;
   if constexpr (remainder_by_class<typename S::remainder>) {
     if (remainder.states)
-      for (i64 r = t.rank(); r < out.rows; r += t.size())
-        attention::merge(total.states[r], total.sums + r * D, remainder.states[r], remainder.sums + r * D, D);
+      for (i64 r = t.rank(); r < out.rows; r += t.size()) attention::merge(total.states[r], total.sums + r * D, remainder.states[r], remainder.sums + r * D, D);
   } else if constexpr (S::remainder::estimates) {
     if (remainder.states && is_finite(from.mean_value(head)[0]))  // else the prompt had no far tokens, and nothing is known of values
       for (i64 r = t.rank(); r < out.rows; r += t.size()) {

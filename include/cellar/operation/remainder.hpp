@@ -86,8 +86,8 @@ CELLAR_HD void estimate_by_class(Team& t, sequence_view<S> const& from, int head
     }
     t.sync();
     // Each slice's sums in the order of its classes, by one member for all channels or by several for a few each.
-    auto const sum = [&](int slice, int channel, auto width) {
-      constexpr int channels = width;
+    auto const sum = [&](int slice, int channel, [[maybe_unused]] auto width) {
+      constexpr int channels = decltype(width)::value;
       float s[tile][channels] = {};
       int const last = int(i64{sizes::classes} * (slice + 1) / sizes::slices);
       for (int c = int(i64{sizes::classes} * slice / sizes::slices); c < last; ++c) {
@@ -109,7 +109,8 @@ CELLAR_HD void estimate_by_class(Team& t, sequence_view<S> const& from, int head
     if (t.size() == 1)
       for (int slice = 0; slice < sizes::slices; ++slice) sum(slice, 0, std::integral_constant<int, D>{});
     else
-      for (int i = int(t.rank()); i < sizes::slices * (D / run); i += int(t.size())) sum(i / (D / run), i % (D / run) * run, std::integral_constant<int, run>{});
+      for (int i = int(t.rank()); i < sizes::slices * (D / run); i += int(t.size()))
+        sum(i / (D / run), i % (D / run) * run, std::integral_constant<int, run>{});
     t.sync();
     for (int i = int(t.rank()); i < rows * D; i += int(t.size())) {
       float s = 0;
@@ -122,8 +123,8 @@ CELLAR_HD void estimate_by_class(Team& t, sequence_view<S> const& from, int head
 
 }  // namespace detail
 
-/// The softmax state of the far blocks that are neither chosen nor outliers, by their summaries' logits, for every query row; and the weighted sum of values that
-/// stands for them, where the remainder has more than one.
+/// The softmax state of the far blocks that are neither chosen nor outliers, by their summaries' logits, for every query row; and the weighted sum of values
+/// that stands for them, where the remainder has more than one.
 ///
 /// Shapes   logits [rows, blocks]; chosen ascending; to [rows], its sums only for a remainder by class
 /// Requires workspace of class_workspace::bytes(), 16-byte aligned

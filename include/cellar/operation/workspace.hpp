@@ -68,8 +68,8 @@ i64 prompt_scratch_floats(model_shape const& shape, i64 tokens, scalar_type type
   i64 const rows = (2 * map::page_tokens + (learns ? tokens : 0)) * columns;
   i64 const bytes = sizes.train_scratch() + (S::tier::is_directly_readable ? 0 : sizes.geometry().block_bytes());
   i64 const outliers = S::outliers::keeps_outliers ? tokens / S::block_tokens + i64{S::block_tokens} * S::head_dim : 0;
-  return round_up(std::max({rows, outliers, class_workspace<S>::words_to_learn(tokens / S::block_tokens)}), 16) + round_up(observation_floats<S>(shape, tokens, observed), 16) + ceil_div(bytes, i64(sizeof(float))) +
-         (bytes > 0 ? 16 : 0);
+  return round_up(std::max({rows, outliers, class_workspace<S>::words_to_learn(tokens / S::block_tokens)}), 16) +
+         round_up(observation_floats<S>(shape, tokens, observed), 16) + ceil_div(bytes, i64(sizeof(float))) + (bytes > 0 ? 16 : 0);
 }
 
 /// Blocks that a step selects for a prompt of that length, at least one unless nothing may be selected.

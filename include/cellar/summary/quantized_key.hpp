@@ -120,10 +120,8 @@ struct quantized_key {
     }
   }
 
-  static constexpr int classes() requires classifying_codec<Codec> { return Codec::classes(); }
-  CELLAR_HD int class_of(std::byte const* tile, int lane) const requires classifying_codec<Codec> {
-    return codec.class_of(tile + lane * Codec::code_unit);
-  }
+  CELLAR_HD static constexpr int classes() requires classifying_codec<Codec> { return Codec::classes(); }
+  CELLAR_HD int class_of(std::byte const* tile, int lane) const requires classifying_codec<Codec> { return codec.class_of(tile + lane * Codec::code_unit); }
 
   template <team Team, int D>
   CELLAR_HD void prepare(Team& t, matrix_view<float const, D> queries, prepared_queries<std::byte, D> to) const {
