@@ -524,7 +524,8 @@ i64 prompt_floats(On const&, model_shape const& shape, i64 tokens, scalar_type, 
   i64 const page = operation::seal_floats<S>(shape);
   i64 const pages = std::max<i64>(1, std::min(ceil_div(tokens, map::page_tokens) * map{shape}.groups(), prompt_bytes / 4 / page));
   i64 const outliers = round_up(S::outliers::keeps_outliers ? shape.kv_heads * ceil_div(tokens, S::block_tokens) : 0, 4);
-  return pages * page + outliers + shape.kv_heads * detail::class_words<S>(tokens) + detail::learner_floats<S>(shape, tokens) + detail::observed_floats<S>(shape, tokens, observed);
+  return pages * page + outliers + shape.kv_heads * detail::class_words<S>(tokens) + detail::learner_floats<S>(shape, tokens) +
+         detail::observed_floats<S>(shape, tokens, observed);
 }
 
 /// Whether every element is a number of at most that magnitude; false for NaN. Waits.
