@@ -215,7 +215,7 @@ MUTATIONS = [
     ("codec/product_codes.hpp", "sums[Points * n + p] += 1;", "sums[Points * n + p] += 2;", "codec/product_codes_test.cpp"),
     ("scheme/pq_cache.hpp", "using reduce = cellar::select::sum_of_logits;", "", "cache/methods_test.cpp"),
     # clusters, and what stands for those that were not chosen
-    ("codec/cluster_codes.hpp", "if (sizes[p] > 0) moves", "if (sizes[p] > 1) moves", "codec/cluster_codes_test.cpp"),
+    ("codec/cluster_codes.hpp", "sizes[p] += 1;", "sizes[p] += 2;", "codec/cluster_codes_test.cpp"),
     ("codec/cluster_codes.hpp", "((p + 1) * c.segments - 1) / c.tokens", "p * c.segments / c.tokens", "codec/cluster_codes_test.cpp"),
     ("codec/cluster_codes.hpp", "s[lane] > best && p + lane >= first", "s[lane] >= best && p + lane >= first", "codec/cluster_codes_test.cpp"),
     ("codec/cluster_codes.hpp", "if (!moves) break;", "if (moves) break;", "codec/cluster_codes_test.cpp"),
@@ -224,7 +224,7 @@ MUTATIONS = [
     ("codec/cluster_codes.hpp", "return p < Clusters ? p : 0;", "return p;", "codec/cluster_codes_test.cpp"),
     ("summary/quantized_key.hpp", "coder.at(position + b * tokens)", "coder.at(position)", "codec/cluster_codes_test.cpp"),
     ("operation/remainder.hpp", "float(space.counts[c]) * float(S::block_tokens)", "float(space.counts[c])", "cache/class_remainder_test.cpp"),
-    ("operation/remainder.hpp", "x = variant.logit(logit, q_position", "x = logit; variant.logit(logit, q_position", "cache/class_remainder_test.cpp"),
+    ("operation/remainder.hpp", "x = variant.logit(logit, q_position, from.position(space.blocks[c]));", "x = logit;", "cache/class_remainder_test.cpp"),
     ("operation/remainder.hpp", "if (!has_weight) continue;", "", "cache/class_remainder_test.cpp"),
     ("operation/remainder.hpp", "if (!is_chosen && !is_outlier) f(b);", "if (!is_chosen) f(b);", "cache/class_remainder_test.cpp"),
     ("operation/remainder.hpp", "if (is_last) next[mine] = place + 1;", "if (mine >= 0) next[mine] = place + 1;", "emulator/bodies_test.cpp"),

@@ -63,22 +63,23 @@ struct promised {
 }  // namespace
 
 TEST_CASE("cluster codes name the centroid of the smallest angle in the row's segment, and centroids are the means of their rows") {
-  auto const check = [](auto dim, auto is_centred) {
-    constexpr int d = dim;
+  auto const check = [](auto dim, auto is_centred, auto tokens_per_cluster) {
+    constexpr int d = dim, most = tokens_per_cluster == 6 ? 40 : 500, turns = tokens_per_cluster == 6 ? 3 : 1;
     constexpr bool centred = is_centred;
     constexpr i64 tokens = 330, segment_tokens = 100;
-    promised const p(tokens, 40, 6, segment_tokens);
-    REQUIRE((p.segments == 3 && p.each == 13));
+    promised const p(tokens, most, tokens_per_cluster, segment_tokens);
+    REQUIRE((p.segments == 3 && p.each == (tokens_per_cluster == 6 ? 13 : 55)));
+    auto const used = std::size_t(p.segments * p.each);
     random_numbers r(d);
     auto rows = r.normals(tokens * d);
     for (std::size_t i = 0; i < rows.size(); ++i) rows[i] += float(i % d % 5);  // a bias, which centring takes away
     auto const later = r.normals(20 * d);
-    learnt<d, codec::cluster_codes<40, 6, segment_tokens, centred, 3>> const before({}, rows);
-    learnt<d, codec::cluster_codes<40, 6, segment_tokens, centred, 4>> const after({}, rows);
+    learnt<d, codec::cluster_codes<most, tokens_per_cluster, segment_tokens, centred, turns>> const before({}, rows);
+    learnt<d, codec::cluster_codes<most, tokens_per_cluster, segment_tokens, centred, turns + 1>> const after({}, rows);
     std::vector<double> origin(d, 0.0);
     if (centred) origin = mean_of(rows, d);
     std::vector<std::vector<float>> centroids;
-    for (int i = 0; i < 39; ++i) centroids.push_back(before.row_of(i));
+    for (std::size_t i = 0; i < used; ++i) centroids.push_back(before.row_of(int(i)));
     auto const cosine = [&](float const* x, int cluster) {
       double xy = 0, xx = 0, yy = 0;
       for (std::size_t c = 0; c < d; ++c) {
@@ -89,8 +90,8 @@ TEST_CASE("cluster codes name the centroid of the smallest angle in the row's se
       }
       return xy / std::sqrt(xx * yy);
     };
-    std::vector<double> sums(39 * d, 0.0);
-    std::vector<int> counts(39, 0);
+    std::vector<double> sums(used * d, 0.0);
+    std::vector<int> counts(used, 0);
     auto const check_rows = [&](std::vector<float> const& x, i64 first, bool counts_them) {
       auto const codes = before.codes_of(x, first);
       for (std::size_t row = 0; row < codes.size(); ++row) {
@@ -113,16 +114,16 @@ TEST_CASE("cluster codes name the centroid of the smallest angle in the row's se
     check_rows(rows, 0, true);
     check_rows(later, tokens, false);
     check_rows(later, tokens + 100000, false);
-    for (int i = 0; i < 39; ++i) {
-      auto const next = after.row_of(i);
+    for (std::size_t i = 0; i < used; ++i) {
+      auto const next = after.row_of(int(i));
       for (std::size_t c = 0; c < d; ++c)
-        REQUIRE(double(next[c]) ==
-                Approx(counts[std::size_t(i)] > 0 ? sums[std::size_t(i) * d + c] / counts[std::size_t(i)] : double(centroids[std::size_t(i)][c])).margin(2e-5));
+        REQUIRE(double(next[c]) == Approx(counts[i] > 0 ? sums[i * d + c] / counts[i] : double(centroids[i][c])).margin(2e-5));
     }
   };
   for_head_dims([&](auto dim) {
-    check(dim, std::false_type{});
-    check(dim, std::true_type{});
+    check(dim, std::false_type{}, std::integral_constant<int, 6>{});
+    check(dim, std::true_type{}, std::integral_constant<int, 6>{});
+    check(dim, std::false_type{}, std::integral_constant<int, 2>{});  // of one row each, and of none
   });
 }
 
