@@ -222,7 +222,7 @@ void check_scores(Codec coder, i64 tokens) {
   auto const rows = r.normals(lanes * D), q = r.normals(D);
   learnt<D, Codec> const l(coder, r.normals(tokens * D));
   summary::quantized_key<Codec> summary{l.coder};
-  i64 const first = tokens - 50;  // over the end of a segment
+  i64 const first = tokens - 47;  // a run goes over the end of a segment
   auto const codes = l.codes_of(rows, first);
   std::vector<std::byte> tile(std::size_t(summary.tile_bytes(D)), std::byte{0xff}), prepared(std::size_t(summary.prepared_bytes(1, D)));
   serial_team t;
