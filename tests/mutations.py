@@ -151,7 +151,7 @@ MUTATIONS = [
     ("cache/cache.hpp", "sealed == 0 || !sees_lost", "!sees_lost", "cache/shared_selection_test.cpp"),
     ("cache/cache.hpp", "if constexpr (keeps_selections) kept_.drop(on, number(id), sealed);", "", "cache/shared_selection_test.cpp"),
     ("operation/remainder.hpp", "f(variant.logit(row[b], q_position, from.position(b)))", "f(row[b])", "cache/shared_selection_test.cpp"),
-    ("operation/attend.hpp", "if (remainder && is_finite(from.mean_value(head)[0]))", "if (remainder)", "cache/shared_selection_test.cpp"),
+    ("operation/attend.hpp", "if (remainder.states && is_finite(from.mean_value(head)[0]))", "if (remainder.states)", "cache/shared_selection_test.cpp"),
     ("cache/cache.hpp", "to_float(rounded_down<near>(largest_stored<Policy>(dim)))", "largest_stored<Policy>(dim)", "cache/contract_test.cpp"),
     ("host/sequence.hpp", "std::clamp(row[c], -most, most)", "row[c]", "cache/contract_test.cpp"),
     # device bodies: barriers, under the emulated block
@@ -249,6 +249,27 @@ MUTATIONS = [
     ("summary/index_keys.hpp", "weights[token * Heads + h]", "weights[h]", "cache/dsa_test.cpp"),
     ("host/attend.hpp", "first = int(item % heads) * each", "first = 0", "cache/dsa_test.cpp"),
     ("cuda/attend.hpp", "head * each + i % each", "i % each", "cuda/emulated_dsa_test.cpp"),
+    # clusters, and what stands for those that were not chosen
+    ("codec/cluster_codes.hpp", "sizes[p] += 1;", "sizes[p] += 2;", "codec/cluster_codes_test.cpp"),
+    ("codec/cluster_codes.hpp", "((p + 1) * c.segments - 1) / c.tokens", "p * c.segments / c.tokens", "codec/cluster_codes_test.cpp"),
+    ("codec/cluster_codes.hpp", "s[lane] > best && p + lane >= first", "s[lane] >= best && p + lane >= first", "codec/cluster_codes_test.cpp"),
+    ("codec/cluster_codes.hpp", "if (!moves) break;", "if (moves) break;", "codec/cluster_codes_test.cpp"),
+    ("codec/cluster_codes.hpp", "float(coordinate(i) / length)", "float(coordinate(i))", "codec/cluster_codes_test.cpp"),
+    ("codec/cluster_codes.hpp", "table[p] * learnt.lengths[p] + common", "table[p] * learnt.lengths[p]", "codec/cluster_codes_test.cpp"),
+    ("codec/cluster_codes.hpp", "return p < Clusters ? p : 0;", "return p;", "codec/cluster_codes_test.cpp"),
+    ("summary/quantized_key.hpp", "coder.at(position + b * tokens)", "coder.at(position)", "codec/cluster_codes_test.cpp"),
+    ("operation/remainder.hpp", "float(space.counts[c]) * float(S::block_tokens)", "float(space.counts[c])", "cache/class_remainder_test.cpp"),
+    ("operation/remainder.hpp", "x = variant.logit(logit, q_position, from.position(space.blocks[c]));", "x = logit;", "cache/class_remainder_test.cpp"),
+    ("operation/remainder.hpp", "if (!has_weight) continue;", "", "cache/class_remainder_test.cpp"),
+    ("operation/remainder.hpp", "if (!is_chosen && !is_outlier) f(b);", "if (!is_chosen) f(b);", "cache/class_remainder_test.cpp"),
+    ("operation/remainder.hpp", "if (is_last) next[mine] = place + 1;", "if (mine >= 0) next[mine] = place + 1;", "emulator/bodies_test.cpp"),
+    ("operation/remainder.hpp", "c > 0 ? next[c - 1] : 0", "0", "cache/class_remainder_test.cpp"),
+    ("operation/attend_span.hpp", "(is_by_class ? 1.0f : rest.l)", "rest.l", "emulator/bodies_test.cpp"),
+    ("operation/attend.hpp", "remainder.states[r], remainder.sums + r * D, D);", "remainder.states[r], remainder.sums, D);", "cache/class_remainder_test.cpp"),
+    ("cuda/append.hpp", "scratch + head * each);\n  }\n};", "scratch);\n  }\n};", "cuda/emulated_clusters_test.cpp"),
+    ("scheme/retro_infer.hpp", "using remainder = cellar::attention::mean_value_by_class;", "", "cache/methods_test.cpp"),
+    ("scheme/retro_infer.hpp", "using reduce = cellar::select::mean_of_softmaxes;", "", "cache/methods_test.cpp"),
+    ("scheme/cluster_kv.hpp", "cluster_codes<Clusters, 80>", "cluster_codes<Clusters, 79>", "cache/methods_test.cpp"),
 ]
 
 

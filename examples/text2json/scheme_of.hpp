@@ -261,7 +261,9 @@ using all_schemes = std::tuple<
     named<"pq_cache", compared<cellar::scheme::pq_cache<HeadDim, scalar>>>, named<"lrqk", compared<cellar::scheme::lrqk<HeadDim, scalar, HeadDim / 4>>>,
     named<"moba_scaled", compared<cellar::scheme::moba<HeadDim, scalar, 32>>>, named<"inf_llm_scaled", cellar::scheme::inf_llm<HeadDim, scalar, 32>>,
     named<"free_kv", chosen_a_step_ahead<cellar::scheme::free_kv<HeadDim, scalar>>>, named<"snap_kv", cellar::scheme::snap_kv<HeadDim, scalar>>,
-    named<"h2o", cellar::scheme::h2o<HeadDim, scalar>>, named<"magic_pig", compared<cellar::scheme::magic_pig<HeadDim, scalar>>>>;
+    named<"h2o", cellar::scheme::h2o<HeadDim, scalar>>, named<"magic_pig", compared<cellar::scheme::magic_pig<HeadDim, scalar>>>,
+    named<"cluster_kv", cellar::scheme::cluster_kv<HeadDim, scalar>>,
+    named<"retro_infer", cellar::scheme::retro_infer<HeadDim, scalar, 1024>>>;  // clusters for prompts of 16k tokens
 
 /// What a program is compiled for: names of schemes with commas (all if empty), and widths of heads. Each pair is code of its own.
 template <literal Names, int... HeadDim>

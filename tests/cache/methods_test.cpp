@@ -39,14 +39,16 @@ using loki = scheme::loki<d, jacobi_eigensolver, float>;
 using infini_gen = scheme::infini_gen<d, jacobi_eigensolver, float>;
 using rabitq_cache = scheme::rabitq_cache<d, float>;
 using pq_cache = scheme::pq_cache<d, float>;
+using cluster_kv = scheme::cluster_kv<d, float, 3>;  // and fewer clusters than 80 tokens each would make
+using retro_infer = scheme::retro_infer<d, float, 64, 16, 100>;
 
 /// f(type) for every method, with the sizes that it is tested with.
 template <class F>
 void for_each_method(F const& f) {
   [&]<class... Scheme>(std::type_identity<std::tuple<Scheme...>>) {
     (f(std::type_identity<Scheme>{}), ...);
-  }(std::type_identity<
-      std::tuple<moba, omni_kv, tidal_decode, h_share, free_kv, twilight, sparq, double_sparsity, loki, infini_gen, rabitq_cache, pq_cache>>{});
+  }(std::type_identity<std::tuple<moba, omni_kv, tidal_decode, h_share, free_kv, twilight, sparq, double_sparsity, loki, infini_gen, rabitq_cache, pq_cache,
+                                  cluster_kv, retro_infer>>{});
 }
 
 }  // namespace
@@ -74,12 +76,12 @@ TEST_CASE("methods whose budget is everything attend as dense does, and with one
     for (int i = 0; i < 4; ++i) theirs = dense.step({0, 1}, {1, 1}, rounding);
     for (std::size_t i = 0; i < ours.size(); ++i) REQUIRE(ours[i] == Approx(theirs[i]).margin(rounding));
 
-    constexpr std::int64_t block = Scheme::block_tokens;
+    constexpr std::int64_t block = Scheme::block_tokens, kept = Scheme::keeps_generated;  // what seals must then be there with the prompt
     reference<at_once<Scheme>> few(1, 1, 1, 23);
-    trial<at_once<Scheme>> one(few, {block, 1}, 3, {.tokens = 4 * block, .window = 1});
+    trial<at_once<Scheme>> one(few, {block + kept, 1}, 3, {.tokens = 4 * block, .window = 1});
     one.step({0, 1}, {1, 1}, Scheme::remainder::estimates ? 1e300 : rounding);
     CHECK(one.cache.selected(0, 0)->count == 1);
-    CHECK(one.cache.selected(1, 0)->count == (block == 1));
+    CHECK(one.cache.selected(1, 0)->count == (block == 1 && !kept));
   });
 }
 
@@ -244,6 +246,13 @@ TEST_CASE("methods are composed as their papers have it, with the published budg
                        top_p<std::ratio<95, 100>>, reuse_ids<>>);
   CHECK(is_composed_of<scheme::pq_cache<128>, summary::quantized_key<codec::product_codes<2, 64>>, sum_of_logits, top_k, reuse_ids<>>);
   CHECK((scheme::pq_cache<128>::published.share == 0.1 && scheme::pq_cache<128>::published.sinks == 32 && scheme::pq_cache<128>::block_tokens == 1));
+  CHECK(is_composed_of<scheme::cluster_kv<128>, summary::quantized_key<codec::cluster_codes<512, 80, 0, false, 20>>, all_heads, top_k, reuse_ids<>>);
+  CHECK(
+      is_composed_of<scheme::retro_infer<128>, summary::quantized_key<codec::cluster_codes<8192, 16, 8192, true, 10>>, mean_of_softmaxes, top_k, reuse_ids<>>);
+  CHECK((std::is_same_v<retro_infer::remainder, attention::mean_value_by_class> && std::is_same_v<cluster_kv::remainder, attention::no_remainder>));
+  CHECK((cluster_kv::published.tokens == 1008 && cluster_kv::published.sinks == 16 && cluster_kv::published.dense_layers == 2));
+  CHECK((retro_infer::published.share == 0.018 && retro_infer::published.sinks == 4 && retro_infer::published.window == 64));
+  CHECK((cluster_kv::block_tokens == 1 && retro_infer::block_tokens == 1 && cluster_kv::keeps_generated && retro_infer::keeps_generated));
 
   using magic_pig = scheme::magic_pig<128>;
   CHECK(is_composed_of<magic_pig, summary::hash_tables<10, 150>, max_of_logits, at_least<std::ratio<2>>, reuse_ids<>>);

@@ -218,6 +218,18 @@ void latent_wide(Device const& on) {
   check<scheme::latent<scheme::quest<576>, 512>, bf16>(on, 71, {.layers = 1, .group = 128, .kv_heads = 1, .prompts = {133, 70}, .steps = 1, .is_short = true});
 }
 
+/// Clusters of tokens, alone and with a mean value each.
+struct joined : scheme::retro_infer<64, float, 40, 6, 100> {  // generated tokens join the prompt's clusters
+  static constexpr bool keeps_generated = false;
+};
+template <class Device>
+void clusters(Device const& on) {
+  check<scheme::cluster_kv<64>, bf16>(on, 60);
+  check_groups<scheme::retro_infer<64, float, 64, 16, 100>, float>(on, 61);
+  check<scheme::retro_infer<80, f16, 300, 2, 60>, f16>(on, 62, {.layers = 1, .group = 3, .kv_heads = 2, .is_short = true});
+  check<joined, float>(on, 63);
+}
+
 /// Head dimensions that the others leave out, for what differs most by them.
 template <class Device>
 void head_dims(Device const& on) {

@@ -1,6 +1,7 @@
 // The library's bodies under emulated blocks do what they do under the serial team, which has tests of its own.
 #include <atomic>
 #include <cmath>
+#include <cstring>
 #include <memory>
 #include <typeinfo>
 #include <vector>
@@ -378,7 +379,7 @@ struct one_sequence {
 /// The form for a device: any number of spans, each of several chunks, merged, gives what `attend` gave.
 template <class Scheme>
 void check_spans(one_sequence<Scheme>& from, int head, sequence_step const& step, row_view<logical_block const> chosen, bool every,
-                 matrix_view<float const, d> queries, attention::softmax_state const* rest, std::vector<float> const& expected,
+                 matrix_view<float const, d> queries, operation::attend_partial<Scheme> const& rest, std::vector<float> const& expected,
                  operation::row_samples const& samples) {
   using sizes = operation::span_sizes<Scheme, 8>;
   using partials = operation::span_partials<Scheme>;
@@ -420,6 +421,66 @@ void check_spans(one_sequence<Scheme>& from, int head, sequence_step const& step
     INFO(typeid(Scheme).name() << ": " << spans << " spans, " << filled << " of them filled, " << late << " blocks late, every " << every << ", head " << head);
     for (std::size_t i = 0; i < out.size(); ++i) REQUIRE(out[i] == Approx(expected[i]).margin(2e-5));
   }
+}
+
+/// Mean values of classes are the same to the last bit in any team, weights and sums up to rounding.
+template <class Scheme, class Value>
+void check_remainder(one_sequence<Scheme>& a, one_sequence<Scheme>& b, int head, sequence_step const& step, matrix_view<float const> logits,
+                     Value const& value) {
+  using space_type = operation::class_workspace<Scheme>;
+  serial_team serial;
+  bytes space(std::size_t(space_type::bytes())), space2(space.size(), std::byte{0xff});
+  if constexpr (space_type::is_needed) {
+    std::vector<std::uint32_t> words(std::size_t(space_type::words_to_learn(a.sealed)));
+    int room[4];
+    serial_team with_room(reinterpret_cast<std::byte*>(room), sizeof room);
+    operation::learn_class_values(with_room, a.view(), head, a.sealed, value, words.data());
+    auto const values = [&](one_sequence<Scheme>& of) {
+      float const* const first = of.view().mean_value(head);
+      return std::vector<float>(first, first + i64{space_type::classes} * d);
+    };
+    auto const expected = values(a);
+    i64 known = 0;
+    for (float const x : expected) known += is_finite(x);
+    INFO(typeid(Scheme).name());
+    REQUIRE(known > 2 * d);
+    REQUIRE(known < i64(expected.size()));
+    for_teams(
+        [&](auto& t) {
+          operation::learn_class_values(t, b.view(), head, b.sealed, value, words.data());
+          seen_by_others(t, b.view().mean_value(head), i64{space_type::classes} * d);
+        },
+        [&] {
+          REQUIRE(std::memcmp(values(b).data(), expected.data(), expected.size() * sizeof(float)) == 0);
+          std::fill_n(b.view().mean_value(head), i64{space_type::classes} * d, -1.0f);
+          std::fill(words.begin(), words.end(), ~0u);
+        });
+    std::copy(expected.begin(), expected.end(), b.view().mean_value(head));
+  }
+  std::vector<logical_block> ids;
+  for (i64 i = 2; i < a.sealed; i += 1 + i % 2) ids.push_back(logical_block(i));
+  row_view<logical_block const> const chosen{ids.data(), i64(ids.size())};
+  std::vector<attention::softmax_state> states(6), states2(6);
+  std::vector<float> sums(6 * d), sums2(6 * d, -1);
+  operation::estimate_remainder(serial, a.view(), head, step, logits, chosen, {states.data(), sums.data()}, space.data());
+  for_teams(
+      [&](auto& t) {
+        operation::estimate_remainder(t, b.view(), head, step, logits, chosen, {states2.data(), sums2.data()}, space2.data());
+        seen_by_others(t, states2.data(), 6);
+        if constexpr (space_type::is_needed) seen_by_others(t, sums2.data(), 6 * d);
+      },
+      [&] {
+        for (std::size_t r = 0; r < 6; ++r) {
+          REQUIRE(states2[r].m == states[r].m);
+          REQUIRE(states2[r].l == Approx(states[r].l).epsilon(1e-5));
+          REQUIRE(states[r].l > 0);
+        }
+        if constexpr (space_type::is_needed)
+          for (std::size_t i = 0; i < sums.size(); ++i) REQUIRE(sums2[i] == sums[i]);
+        states2.assign(6, {});
+        std::fill(sums2.begin(), sums2.end(), -1.0f);
+        std::fill(space2.begin(), space2.end(), std::byte{0xff});
+      });
 }
 
 template <class Scheme>
@@ -518,6 +579,7 @@ void check_operations() {
                   REQUIRE(((std::isnan(seen[31][i]) && std::isnan(scores[i])) || seen[31][i] == Approx(scores[i]).margin(1e-4)));
                 std::fill_n(space2.get(), score_sizes.bytes(), std::byte{0xff});  // NaN, for the next team
               });
+    if constexpr (Scheme::remainder::estimates) check_remainder(a, b, head, step, {score_sizes.logits(space.get()), 6, score_sizes.padded_blocks()}, value);
   }
 
   std::vector<logical_block> ids;
@@ -549,9 +611,14 @@ void check_operations() {
     auto const space = aligned(attend_sizes.bytes()), space2 = aligned(attend_sizes.bytes());
     std::vector<float> out(queries.size()), out2(queries.size());
     std::vector<attention::softmax_state> remainder;
-    for (int i = 0; i < 6; ++i) remainder.push_back({.m = float(i) - 2, .l = i == 3 ? 0.0f : 1.5f});
-    auto const* const rest = Scheme::remainder::estimates && !every ? remainder.data() : nullptr;
-    if constexpr (Scheme::remainder::estimates)
+    std::vector<float> sums;
+    for (int i = 0; i < 6; ++i) {
+      remainder.push_back({.m = float(i) - 2, .l = i == 3 ? 0.0f : 1.5f});
+      for (int c = 0; c < d; ++c) sums.push_back(i == 3 ? undefined : value(7 + i, c));  // where there is no weight nothing is read
+    }
+    operation::attend_partial<Scheme> rest;
+    if (Scheme::remainder::estimates && !every) rest = {remainder.data(), remainder_by_class<typename Scheme::remainder> ? sums.data() : nullptr};
+    if constexpr (Scheme::remainder::estimates && !remainder_by_class<typename Scheme::remainder>)
       for (auto* const s : {&a, &b})
         for (int c = 0; c < d; ++c) s->view().mean_value(head)[c] = value(7, c);
     operation::attend(
@@ -623,6 +690,12 @@ struct sampled : scheme::magic_pig<d, f16, 3, 40> {
 struct with_remainder : scheme::shadow_kv<d, jacobi_eigensolver, f16, cellar::codec::fixed_rank<20>> {
   using remainder = cellar::attention::mean_value;
 };
+struct clusters : scheme::cluster_kv<d, f16, 37> {  // of blocks, with outliers among them
+  static constexpr int block_tokens = 4;
+  using summary = cellar::summary::quantized_key<cellar::codec::cluster_codes<37, 9, 60, true>>;
+  using outliers = cellar::select::least_cosine;
+  using remainder = cellar::attention::mean_value_by_class;
+};
 
 }  // namespace
 
@@ -649,4 +722,6 @@ TEST_CASE("train, seal, score and attend agree in blocks and in series, for ever
   check_operations<scheme::sparq<d>>();
   check_operations<scheme::magic_pig<d, float, 4, 40>>();
   check_operations<sampled>();
+  check_operations<clusters>();
+  check_operations<scheme::retro_infer<d, f16, 43, 4, 50>>();
 }

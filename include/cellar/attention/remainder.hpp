@@ -9,7 +9,13 @@ namespace cellar::inline CELLAR_ABI {
 
 template <class R>
 concept attention_remainder = std::semiregular<R> && requires {
-  { R::estimates } -> std::convertible_to<bool>;  // true: the mean value, weighted by what the scores say
+  { R::estimates } -> std::convertible_to<bool>;  // true: a mean value, weighted by what the scores say
+};
+
+/// Has a mean value for each class of blocks, as the summary sorts them.
+template <class R>
+concept remainder_by_class = attention_remainder<R> && requires {
+  requires R::is_by_class;
 };
 
 /// A sample stands for the rest: a query row weighs the far tokens that it sampled by exp(logit + correction(log_chance)), of the chance that it had to sample
@@ -65,6 +71,21 @@ struct sampled {
   }
 };
 static_assert(sampling_remainder<sampled<>> && sampling_remainder<sampled<std::ratio<1, 10000>>>);
+
+/// The mean value of each class of the prompt's far blocks, with the weight that the chosen blocks left of the class: tokens that are not chosen, times
+/// exp(the class's logit), for each query. Of one class it is mean_value.
+///
+/// Requires    as mean_value; a summary that sorts blocks into classes; an attention whose logits do not depend on positions
+/// State       the means, [class, head_dim] f32, per (layer, sequence, KV head); fixed by finish_prompt. A class without tokens in the prompt has none, and
+/// tokens
+///             that join it later have no part in the remainder
+/// Complexity  O(far blocks + query rows * classes * head_dim) a step and KV head
+/// Source      the estimation zone of RetroInfer, Chen et al., arXiv:2505.02922
+struct mean_value_by_class {
+  static constexpr bool estimates = true;
+  static constexpr bool is_by_class = true;
+};
+static_assert(remainder_by_class<mean_value_by_class> && !remainder_by_class<mean_value>);
 
 }  // namespace attention
 }  // namespace cellar

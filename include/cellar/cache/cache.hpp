@@ -108,6 +108,8 @@ class cache {
         pool_(make_pool()),
         remainders_(on.template allocate<attention::softmax_state>(Scheme::remainder::estimates ? limits_.step_sequences * shape.kv_heads * sizes_.rows : 0)),
         samples_(on.template allocate<std::uint32_t>(limits_.step_sequences * shape.kv_heads * sizes_.sample_words())),
+        remainder_sums_(on.template allocate<float>(
+            remainder_by_class<typename Scheme::remainder> ? remainders_.size() * std::size_t(operation::summed_channels<Scheme>) : 0)),
         workspace_(on.template allocate<std::byte>(step_workspace_bytes<Scheme>(on, shape, limits_, budget_) + 64)),
         run_pools_(on, map_, limits_, sizes_),
         kept_(on, map_, limits_, budget_, sizes_),
@@ -990,7 +992,9 @@ class cache {
     row_view<sequence_step const> const steps = current_;
     statistics* const per_worker = observer_ ? worker_statistics_.data() : nullptr;
     attends_everything_ = operation::selects_everything<Scheme> || layer < budget_.dense_layers;
-    attention::softmax_state* const remainders = Scheme::remainder::estimates ? remainders_.data() : nullptr;
+    operation::attend_partial<Scheme> remainders;
+    if constexpr (Scheme::remainder::estimates) remainders.states = remainders_.data();
+    if constexpr (remainder_by_class<typename Scheme::remainder>) remainders.sums = remainder_sums_.data();
     if constexpr (!operation::selects_everything<Scheme>)
       if (!attends_everything_) {
         if constexpr (keeps_selections)
@@ -1119,6 +1123,7 @@ class cache {
   std::vector<resident_runs> resident_;          // beside ids_
   buffer<attention::softmax_state> remainders_;  // [batch][kv_head][query row]
   buffer<std::uint32_t> samples_;                // [batch][kv_head], row_samples of each
+  buffer<float> remainder_sums_;                 // [batch][kv_head][query row][summed_channels]
   buffer<std::byte> workspace_;
   typename Executor::template run_pools<Scheme> run_pools_;   // of a device
   typename Executor::template kept_selections<Scheme> kept_;  // nothing where every layer and step selects

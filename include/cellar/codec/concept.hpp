@@ -220,6 +220,15 @@ concept group_code_scorer = code_scorer<C, HeadDim> && requires(C const& c, seri
   { c.template score_group<HeadDim>(t, from, count, from, from, lanes, scores) } -> std::same_as<void>;  // prepared, count, codes, scales
 };
 
+/// A row's codes are one unit, the number of its class: summaries that keep such codes cannot tell the rows of a class apart.
+///
+/// Laws  class_of is below classes() for any bytes; rows of one class decode to one row
+template <class C>
+concept classifying_codec = codec_facts<C> && requires(C const& c, std::byte const* codes) {
+  { C::classes() } -> std::same_as<int>;       // consteval or constexpr
+  { c.class_of(codes) } -> std::same_as<int>;  // of one row
+};
+
 namespace detail {
 
 /// The part of a code_scorer whose prepared query is the query itself, in f32.

@@ -99,6 +99,9 @@ struct product_codes {
     }
   }
 
+  CELLAR_HD static constexpr int classes() requires(Parts == 1) { return Points; }
+  CELLAR_HD static int class_of(std::byte const* codes) requires(Parts == 1) { return int(*codes) < Points ? int(*codes) : 0; }
+
  private:
   /// The first channel of a part.
   CELLAR_HD static constexpr i64 begin(int part, i64 channels) { return channels * part / Parts; }
@@ -116,6 +119,6 @@ struct product_codes {
     return found;
   }
 };
-static_assert(code_scorer<product_codes<>> && trains_in_scratch<product_codes<>>);
+static_assert(code_scorer<product_codes<>> && trains_in_scratch<product_codes<>> && classifying_codec<product_codes<1>>);
 
 }  // namespace cellar::codec

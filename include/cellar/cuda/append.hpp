@@ -319,6 +319,27 @@ struct mean_value_kernel {
   }
 };
 
+/// The mean values of a remainder by class.
+template <offloading_scheme S>
+struct class_values_kernel {
+  static constexpr int threads = 256;
+  static constexpr i64 shared_bytes = threads * sizeof(int);
+
+  memory_map<S> map;
+  prompt_layer<S> layer;
+  sequence_step step;
+  std::uint32_t* scratch;
+  i64 each;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    int const head = int(at.x);
+    operation::learn_class_values(
+        t, sequence_view<S>{map, layer.memory, step.slot, step.pages}, head, step.sealed, [&](i64 p, int c) { return element(layer.values, p, head, c); },
+        scratch + head * each);
+  }
+};
+
 /// How badly each block's summary describes it, negated; or how much it was attended to.
 template <offloading_scheme S>
 struct badness_kernel {
@@ -409,6 +430,12 @@ i64 learner_floats(model_shape const& shape, i64 tokens) {
   return !learns<S> ? 0 : tokens * std::max(S::head_dim, S::value_dim) * (learns_on_host<S> || memory_map<S>::has_shared ? shape.kv_heads : 1);
 }
 
+/// Words that the mean values of a KV head's classes are made in.
+template <offloading_scheme S>
+i64 class_words(i64 tokens) {
+  return round_up(operation::class_workspace<S>::words_to_learn(tokens / S::block_tokens), 4);
+}
+
 /// Has the policies of a layer learn on the host: keys and values come down, states go up.
 template <offloading_scheme S, device On>
 void train_on_host(On const& on, memory_map<S> const& device_map, prompt_layer<S> const& layer, sequence_step const& step, float* rows) {
@@ -497,7 +524,8 @@ i64 prompt_floats(On const&, model_shape const& shape, i64 tokens, scalar_type, 
   i64 const page = operation::seal_floats<S>(shape);
   i64 const pages = std::max<i64>(1, std::min(ceil_div(tokens, map::page_tokens) * map{shape}.groups(), prompt_bytes / 4 / page));
   i64 const outliers = round_up(S::outliers::keeps_outliers ? shape.kv_heads * ceil_div(tokens, S::block_tokens) : 0, 4);
-  return pages * page + outliers + detail::learner_floats<S>(shape, tokens) + detail::observed_floats<S>(shape, tokens, observed);
+  return pages * page + outliers + shape.kv_heads * detail::class_words<S>(tokens) + detail::learner_floats<S>(shape, tokens) +
+         detail::observed_floats<S>(shape, tokens, observed);
 }
 
 /// Whether every element is a number of at most that magnitude; false for NaN. Waits.
@@ -547,7 +575,9 @@ void seal_prompt(On const& on, memory_map<S> const& map, row_view<prompt_layer<S
   int const heads = map.shape.kv_heads, groups = map.groups();
   i64 const page = operation::seal_floats<S>(map.shape);
   float* const badness = scratch.data;
-  float* const rows = badness + round_up(S::outliers::keeps_outliers ? heads * ceil_div(step.length, S::block_tokens) : 0, 4);
+  float* const classes = badness + round_up(S::outliers::keeps_outliers ? heads * ceil_div(step.length, S::block_tokens) : 0, 4);
+  i64 const class_words = detail::class_words<S>(step.length);
+  float* const rows = classes + heads * class_words;
   float* const observed = rows + detail::learner_floats<S>(map.shape, step.length);
   float* const pages = observed + detail::observed_floats<S>(map.shape, step.length, layers[0].queries.tokens);
   float* const attention = operation::observes_attention<S> ? observed : nullptr;
@@ -571,7 +601,12 @@ void seal_prompt(On const& on, memory_map<S> const& map, row_view<prompt_layer<S
     }
     if (step.sealed > 0 && !map.discards_far)
       on.template launch<128>({at_once}, 0, detail::seal_pages_kernel<S>{map, layer, step, pages, page, at_once, attention});
-    if constexpr (S::remainder::estimates) on.template launch<128>({heads}, 0, detail::mean_value_kernel<S>{map, layer, step});
+    if constexpr (remainder_by_class<typename S::remainder>) {
+      using kernel = detail::class_values_kernel<S>;
+      on.template launch<kernel::threads>({heads}, kernel::shared_bytes, kernel{map, layer, step, reinterpret_cast<std::uint32_t*>(classes), class_words});
+    } else if constexpr (S::remainder::estimates) {
+      on.template launch<128>({heads}, 0, detail::mean_value_kernel<S>{map, layer, step});
+    }
     if constexpr (S::outliers::keeps_outliers) {
       i64 const blocks = std::min<i64>(step.sealed, 4096);
       on.template launch<32>({blocks, heads}, i64{S::block_tokens} * D * 4, detail::badness_kernel<S>{map, layer, step, badness, blocks, attention});

@@ -3,7 +3,6 @@
 #include "cellar/cuda/append.hpp"
 #include "cellar/cuda/resolve.hpp"
 #include "cellar/operation/attend_span.hpp"
-#include "cellar/operation/remainder.hpp"
 #include "cellar/operation/score_planes.hpp"
 #include "cellar/operation/score_points.hpp"
 #include "cellar/operation/select_runs.hpp"
@@ -17,7 +16,7 @@ namespace detail {
 /// A step's workspace: a region for each (sequence, KV head), for scores while selecting and for partials while attending.
 template <offloading_scheme S>
 i64 select_region(operation::decode_workspace<S> const& sizes) {
-  return round_up(sizes.io_bytes() + sizes.score().bytes(), 256);
+  return round_up(sizes.io_bytes() + sizes.score().bytes() + sizes.class_bytes, 256);
 }
 template <offloading_scheme S>
 i64 attend_region(operation::decode_workspace<S> const& sizes) {
@@ -318,7 +317,7 @@ template <offloading_scheme S>
 struct select_kernel : step_memory<S> {
   logical_block* ids;
   i64* counts;
-  attention::softmax_state* remainders;
+  operation::attend_partial<S> remainders;
   std::uint32_t* samples;
 
   template <team Team>
@@ -350,7 +349,7 @@ struct select_kernel : step_memory<S> {
         else
           logits = score.logits(mine);
         operation::estimate_remainder(t, from, head, step, matrix_view<float const>{logits, rows, score.padded_blocks()},
-                                      row_view<logical_block const>{to.data, count}, remainders + item * this->sizes.rows);
+                                      row_view<logical_block const>{to.data, count}, remainders.from_row(item * this->sizes.rows), mine + score.bytes());
       }
       if constexpr (operation::is_sampled<S>) {
         t.sync();
@@ -444,7 +443,7 @@ struct fetch_and_attend_kernel {
 template <offloading_scheme S, class T, int Rows>
 struct finish_kernel : row_tiles<S, Rows> {
   heads_view<T> out;
-  attention::softmax_state const* remainders;
+  operation::attend_partial<S> remainders;
 
   template <team Team>
   CELLAR_HD void operator()(Team& t, grid_place at) const {
@@ -456,7 +455,7 @@ struct finish_kernel : row_tiles<S, Rows> {
     i64 const far_blocks = operation::attended_blocks(from, step, this->chosen(p.item), this->every);
     int const filled = list::of(from, p.head, step, far_blocks, S::is_reproducible ? 0 : this->late(p.item)).filled_spans(operation::most_spans);
     operation::finish_spans<Rows>(
-        t, from, p.head, this->partials(p.item), filled, p.first_row, p.rows, remainders ? remainders + p.item * this->sizes.rows + p.first_row : nullptr,
+        t, from, p.head, this->partials(p.item), filled, p.first_row, p.rows, remainders.from_row(p.item * this->sizes.rows + p.first_row),
         [&](i64 row, int c, float x) { out.row(step.first_row + row / p.group, p.head * p.group + int(row % p.group))[c] = from_float<T>(x); });
   }
 };
@@ -476,13 +475,13 @@ i64 step_workspace_bytes(On const&, model_shape const& shape, limits const& l, b
 /// Scores and selects: the far blocks that each KV head of each sequence attends to.
 ///
 /// Shapes    q [step tokens, query_heads, head_dim], or index queries | ids [sequences, kv_heads, selected] ascending, rest -1 | counts [sequences, kv_heads]
-/// Requires  workspace of step_workspace_bytes; remainders, where the scheme estimates them, [sequences, kv_heads, decode_workspace::rows]; samples, where it
+/// Requires  workspace of step_workspace_bytes; remainders as on the host; samples, where it
 ///           samples, [sequences, kv_heads, decode_workspace::sample_words()]. What host::select_blocks refuses is not looked at; a NaN score ranks lowest
 template <offloading_scheme S, storage_scalar T, device On>
   requires(!operation::selects_everything<S>)
 void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, scoring_queries<S, T> const& q,
                    operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block* ids, i64* counts, statistics* = nullptr,
-                   attention::softmax_state* remainders = nullptr, std::uint32_t* samples = nullptr) {
+                   operation::attend_partial<S> const& remainders = {}, std::uint32_t* samples = nullptr) {
   i64 const heads = map.shape.kv_heads, sequences = steps.count;
   detail::step_memory<S> common{map, memory, steps.data, sizes, workspace, detail::select_region(sizes)};
   if constexpr (detail::scores_points<S>) {
@@ -530,7 +529,7 @@ void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
 template <offloading_scheme S, storage_scalar T, device On>
 void attend_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
                    heads_view<T> out, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block const* ids, i64 const* counts,
-                   bool every, statistics* = nullptr, near_runs<S> const& near = {}, attention::softmax_state const* remainders = nullptr,
+                   bool every, statistics* = nullptr, near_runs<S> const& near = {}, operation::attend_partial<S> const& remainders = {},
                    std::uint32_t const* samples = nullptr) {
   detail::step_memory<S> const common{map, memory, steps.data, sizes, workspace, detail::attend_region(sizes)};
   auto const run = [&]<int Rows>(std::integral_constant<int, Rows>) {
@@ -549,7 +548,7 @@ void attend_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
     }
     on.template launch<128>({operation::most_spans, heads, steps.count}, shared, attend);
     on.template launch<256>({1, heads, steps.count}, operation::finish_bytes<S, Rows>,
-                            detail::finish_kernel<S, T, Rows>{rows, out, every ? nullptr : remainders});
+                            detail::finish_kernel<S, T, Rows>{rows, out, every ? operation::attend_partial<S>{} : remainders});
   };
   // Eight rows spare readings, but not every device has the shared memory: 99 KiB of a block is what all have.
   if (operation::span_sizes<S, 8>::shared_bytes > 99 * 1024 || sizes.rows <= 4)

@@ -327,7 +327,14 @@ void seal_prompt(executor const& on, memory_map<S> const& map, row_view<prompt_l
       read(side, p);
       narrow<typename S::near_scalar>(serial_team(nullptr, 0, on.kernels()), row, sizes::side_dim(side), reinterpret_cast<std::byte*>(near));
     };
-    if constexpr (S::remainder::estimates) {
+    if constexpr (remainder_by_class<typename S::remainder>) {
+      int room[4];
+      serial_team t(reinterpret_cast<std::byte*>(room), sizeof room, on.kernels());
+      layer.values.visit([&]<class T>(heads_view<T const> const& x) {
+        operation::learn_class_values(
+            t, to, head, step.sealed, [&](i64 p, int c) { return to_float(x.row(p, head)[c]); }, reinterpret_cast<std::uint32_t*>(mine));
+      });
+    } else if constexpr (S::remainder::estimates) {
       double sums[V] = {};
       for (i64 p = far_begin; p < far_end; ++p) {
         read(sizes::value_side, p);

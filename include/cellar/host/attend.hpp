@@ -4,7 +4,6 @@
 
 #include "cellar/core/statistics.hpp"
 #include "cellar/host/append.hpp"
-#include "cellar/operation/remainder.hpp"
 #include "cellar/operation/workspace.hpp"
 
 namespace cellar::inline CELLAR_ABI::host {
@@ -88,15 +87,15 @@ matrix_view<float const, D> gather_queries(heads_view<T const> q, sequence_step 
 ///
 /// Shapes      q [step tokens, query_heads, head_dim], or index queries | ids [sequences, kv_heads, selected] ascending, rest -1 | counts [sequences, kv_heads]
 /// Requires    workspace of sizes.bytes(workers), 64-byte aligned; finite queries. A step of n query tokens selects once for all of them
-///             remainders, where the scheme estimates them, [sequences, kv_heads, decode_workspace::rows]; samples, where it samples, [sequences, kv_heads,
-///             decode_workspace::sample_words()]
+///             remainders, where the scheme estimates them, [sequences, kv_heads, decode_workspace::rows], their sums only for remainders by class; samples,
+///             where it samples, [sequences, kv_heads, decode_workspace::sample_words()]
 /// Effects     writes ids, counts, remainders and samples; allocates nothing. per_worker, where given, has one entry a worker
 /// Errors      precondition_error, before anything is written, for a step beyond its memory or `sizes`
 template <offloading_scheme S, storage_scalar T>
   requires(!operation::selects_everything<S>)
 void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps,
                    scoring_queries<S, T> const& q, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block* ids, i64* counts,
-                   statistics* per_worker = nullptr, attention::softmax_state* remainders = nullptr, [[maybe_unused]] std::uint32_t* samples = nullptr) {
+                   statistics* per_worker = nullptr, operation::attend_partial<S> const& remainders = {}, [[maybe_unused]] std::uint32_t* samples = nullptr) {
   int const heads = map.shape.kv_heads, group = map.shape.group();
   i64 const scored_rows = scores_of_token<S>(group);  // of a query token
   detail::check_scoring(map, steps, q, sizes);
@@ -128,11 +127,12 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
     for (i64 i = count; i < to.count; ++i) to[i] = logical_block{-1};
     counts[item] = count;
     if constexpr (S::remainder::estimates)
-      if (remainders)
+      if (remainders.states)
         operation::estimate_remainder(
             t, from, head, step,
             matrix_view<float const>{sizes.score().logits(mine + sizes.io_bytes()), step.new_tokens * group, sizes.score().padded_blocks()},
-            row_view<logical_block const>{to.data, count}, remainders + item * sizes.rows);
+            row_view<logical_block const>{to.data, count}, remainders.from_row(item * sizes.rows),
+            mine + sizes.io_bytes() + sizes.score().bytes() + sizes.select_bytes);
     if constexpr (operation::is_sampled<S>)
       if (samples) {
         matrix_view<float const> const rows{sizes.score().logits(mine + sizes.io_bytes()), step.new_tokens * group, sizes.score().padded_blocks(), step.sealed};
@@ -214,7 +214,7 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
 template <offloading_scheme S, storage_scalar T>
 void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
                    heads_view<T> out, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block const* ids, i64 const* counts,
-                   bool every, statistics* per_worker = nullptr, resident_runs const* resident = nullptr, attention::softmax_state const* remainders = nullptr,
+                   bool every, statistics* per_worker = nullptr, resident_runs const* resident = nullptr, operation::attend_partial<S> const& remainders = {},
                    [[maybe_unused]] std::uint32_t const* samples = nullptr) {
   int const heads = map.shape.kv_heads, group = map.shape.group();
   detail::check_queries(map, steps, q, sizes);
@@ -289,7 +289,7 @@ void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
   auto const result_in = [&](std::byte* mine, i64 item) {
     return matrix_view<float, S::value_dim>{reinterpret_cast<float*>(mine + sizes.query_bytes()), steps[item / heads].new_tokens * group};
   };
-  auto const remainder_of = [&](i64 item) { return remainders && !every ? remainders + item * sizes.rows : nullptr; };
+  auto const remainder_of = [&](i64 item) { return every ? partial{} : remainders.from_row(item * sizes.rows); };
   auto const samples_of = [&]([[maybe_unused]] i64 item) {
     if constexpr (operation::is_sampled<S>)
       if (!every) return operation::row_samples{samples + item * sizes.sample_words(), sizes.selected};

@@ -40,6 +40,8 @@ struct attend_partial {
     auto* const states = reinterpret_cast<attention::softmax_state*>(memory);
     return {states, reinterpret_cast<float*>(states + rows)};
   }
+  /// From that row on, of what there is.
+  CELLAR_HD attend_partial from_row(i64 row) const { return {states ? states + row : nullptr, sums ? sums + row * summed_channels<S> : nullptr}; }
 };
 
 namespace detail {
@@ -331,18 +333,22 @@ CELLAR_HD void merge_partial(Team& t, i64 rows, attend_partial<S> const& total, 
 
 /// The output of an attention whose parts are merged, and the remainder.
 ///
-/// Shapes  out [rows, value_dim]; remainder: null, or the softmax state of what was not chosen, [rows], whose value is the mean value
+/// Shapes  out [rows, value_dim]; remainder [rows], as estimate_remainder wrote it, or nothing
 template <team Team, offloading_scheme S>
-CELLAR_HD void finish_attend(Team& t, sequence_view<S> const& from, int head, attend_partial<S> const& total, attention::softmax_state const* remainder,
+CELLAR_HD void finish_attend(Team& t, sequence_view<S> const& from, int head, attend_partial<S> const& total, attend_partial<S> const& remainder,
                              matrix_view<float, S::value_dim> out) {
   constexpr int V = S::value_dim, W = summed_channels<S>;
-  if constexpr (S::remainder::estimates)
-    if (remainder && is_finite(from.mean_value(head)[0]))  // else the prompt had no far tokens, and nothing is known of values
+  if constexpr (remainder_by_class<typename S::remainder>) {
+    if (remainder.states)
+      for (i64 r = t.rank(); r < out.rows; r += t.size()) attention::merge(total.states[r], total.sums + r * W, remainder.states[r], remainder.sums + r * W, W);
+  } else if constexpr (S::remainder::estimates) {
+    if (remainder.states && is_finite(from.mean_value(head)[0]))  // else the prompt had no far tokens, and nothing is known of values
       for (i64 r = t.rank(); r < out.rows; r += t.size()) {
         float part[W] = {};
-        for (int c = 0; c < V; ++c) part[c] = remainder[r].l * from.mean_value(head)[c];
-        attention::merge(total.states[r], total.sums + r * W, remainder[r], part, W);
+        for (int c = 0; c < V; ++c) part[c] = remainder.states[r].l * from.mean_value(head)[c];
+        attention::merge(total.states[r], total.sums + r * W, remainder.states[r], part, W);
       }
+  }
   for (i64 r = t.rank(); r < out.rows; r += t.size()) {
     float const scale = total.states[r].l > 0 ? 1.0f / total.states[r].l : 0.0f;
     for (int c = 0; c < V; ++c) out(r, c) = total.sums[r * W + c] * scale;
@@ -357,7 +363,7 @@ CELLAR_CALLS_HOST
 template <team Team, offloading_scheme S, class Far, class OnDecode>
 CELLAR_HD void attend(Team& t, sequence_view<S> const& from, int head, sequence_step const& step, row_view<logical_block const> blocks, bool every,
                       matrix_view<float const, S::head_dim> queries, matrix_view<float, S::value_dim> out, attend_workspace<S> const& sizes,
-                      std::byte* workspace, Far&& far, attention::softmax_state const* remainder, OnDecode&& on_decode, row_samples const& samples = {}) {
+                      std::byte* workspace, Far&& far, attend_partial<S> const& remainder, OnDecode&& on_decode, row_samples const& samples = {}) {
   using partial = attend_partial<S>;
   std::byte* const memory = workspace + sizes.part_bytes();
   auto const total = partial::at(memory, sizes.rows), next = partial::at(memory + partial::bytes(sizes.rows), sizes.rows);

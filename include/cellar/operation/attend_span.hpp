@@ -421,21 +421,22 @@ inline constexpr i64 finish_bytes = round_up(i64{span_partials<S>::copies} * Row
 
 /// Merges the spans of some query rows in ascending order, and the remainder, and writes the output.
 ///
-/// Shapes    rows first_row, ..., first_row + rows - 1 of the partials, at most Rows; remainder: null, or the state of what was not chosen, of these rows
+/// Shapes    rows first_row, ..., first_row + rows - 1 of the partials, at most Rows; remainder of these rows, as estimate_remainder wrote it, or nothing
 /// Requires  finish_bytes of shared memory
 /// Effects   a body over a team; write(row, channel, value) is called once for each element
 template <int Rows, team Team, offloading_scheme S, class Write>
 CELLAR_HD void finish_spans(Team& t, sequence_view<S> const& from, int head, span_partials<S> const& partials, int filled, i64 first_row, int rows,
-                            attention::softmax_state const* remainder, Write const& write) {
+                            attend_partial<S> const& remainder, Write const& write) {
   constexpr int V = S::value_dim, W = summed_channels<S>;
+  constexpr bool is_by_class = remainder_by_class<typename S::remainder>;
   using all = span_partials<S>;
   float* const sums = shared_array<float>(t, i64{all::copies} * Rows * W);
-  float* const weights = shared_array<float>(t, Rows * (most_spans + 1));  // of spans, and of the remainder's mean value; over the whole
+  float* const weights = shared_array<float>(t, Rows * (most_spans + 1));  // of spans, and of the remainder's value; over the whole
   auto w = t.warp();
   for (int r = int(w.index()); r < Rows; r += int(w.count())) {  // a warp takes a row
     attention::softmax_state rest;
     if constexpr (S::remainder::estimates)
-      if (remainder && r < rows && is_finite(from.mean_value(head)[0]) && remainder[r].l > 0) rest = remainder[r];
+      if (remainder.states && r < rows && (is_by_class || is_finite(from.mean_value(head)[0])) && remainder.states[r].l > 0) rest = remainder.states[r];
     float top = rest.m;
     if (r < rows)
       for (int s = int(w.lane()); s < filled; s += int(w.width)) top = maximum{}(top, partials.state(first_row + r, s).m);
@@ -447,12 +448,12 @@ CELLAR_HD void finish_spans(Team& t, sequence_view<S> const& from, int head, spa
       weights[r * (most_spans + 1) + s] = weight;
       total += weight * state.l;
     }
-    float const rest_weight = rest.l > 0 ? exponential(rest.m - top) * rest.l : 0.0f;
-    total = w.reduce(total, plus{}) + rest_weight;
+    float const rest_weight = rest.l > 0 ? exponential(rest.m - top) : 0.0f;
+    total = w.reduce(total, plus{}) + rest_weight * rest.l;
     float const scale = total > 0 ? 1.0f / total : 0.0f;
     w.sync();
     for (int s = int(w.lane()); s < filled; s += int(w.width)) weights[r * (most_spans + 1) + s] *= scale;
-    if (w.lane() == 0) weights[r * (most_spans + 1) + most_spans] = rest_weight * scale;
+    if (w.lane() == 0) weights[r * (most_spans + 1) + most_spans] = rest_weight * (is_by_class ? 1.0f : rest.l) * scale;
   }
   t.sync();
   for (int i = int(t.rank()); i < all::copies * Rows * W; i += int(t.size())) {
@@ -467,7 +468,7 @@ CELLAR_HD void finish_spans(Team& t, sequence_view<S> const& from, int head, spa
         for (int j = 0; j < ahead; ++j) sum += s + j < filled ? weight[s + j] * x[j] : 0.0f;
       }
       if constexpr (S::remainder::estimates)
-        if (copy == 0 && weight[most_spans] > 0 && c < V) sum += weight[most_spans] * from.mean_value(head)[c];
+        if (copy == 0 && weight[most_spans] > 0 && c < V) sum += weight[most_spans] * (is_by_class ? remainder.sums[r * W + c] : from.mean_value(head)[c]);
     }
     sums[i] = sum;
   }

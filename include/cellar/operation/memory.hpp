@@ -91,13 +91,20 @@ struct memory_map {
   CELLAR_HD i64 outlier_attention() const {
     return evicts_by<typename S::outliers> && outliers > 0 ? 16 + round_up(((1 + block_tokens) * outliers + 2 * near_rows()) * i64(sizeof(float)), 16) : 0;
   }
-  /// What policies learnt, of a sequence in a layer: [kv_head]{summary, key codec, value codec, mean value}, then those of all heads.
+  /// What policies learnt, of a sequence in a layer: [kv_head]{summary, key codec, value codec, mean values}, then those of all heads.
   CELLAR_HD i64 state_sequence() const { return shape.kv_heads * states(false) + states(true); }
   CELLAR_HD i64 states(bool shared) const {
     return state<typename S::summary>(shared) + state<typename S::key_codec>(shared) + state<typename S::value_codec>(shared, value_dim) +
-           (shared ? 0 : mean_value());
+           (shared ? 0 : mean_values());
   }
-  CELLAR_HD static constexpr i64 mean_value() { return S::remainder::estimates ? round_up(value_dim * i64(sizeof(float)), 16) : 0; }
+  /// Mean values that a remainder has: one, or one for each class of the summary.
+  CELLAR_HD static constexpr int value_classes() {
+    if constexpr (remainder_by_class<typename S::remainder>)
+      return S::summary::classes();
+    else
+      return S::remainder::estimates ? 1 : 0;
+  }
+  CELLAR_HD static constexpr i64 mean_values() { return round_up(i64{value_classes()} * value_dim * i64(sizeof(float)), 16); }
   /// Scratch that policies need to learn, for one of them at a time.
   i64 train_scratch() const {
     i64 most = 0;
@@ -296,8 +303,10 @@ struct sequence_view {
     return states(shared, head) + map.template state<typename S::summary>(shared) + map.template state<typename S::key_codec>(shared);
   }
 
-  /// The mean of the prompt's far values, [value_dim], where the scheme estimates a remainder.
-  CELLAR_HD float* mean_value(int head) const { return reinterpret_cast<float*>(states(false, head) + map.states(false) - map.mean_value()); }
+  /// The mean of the prompt's far values, or of those of a class, [value_dim], where the scheme estimates a remainder. NaN: there are none.
+  CELLAR_HD float* mean_value(int head, int of_class = 0) const {
+    return reinterpret_cast<float*>(states(false, head) + map.states(false) - map.mean_values()) + i64{of_class} * map_type::value_dim;
+  }
 
   // Policies, bound to what they need: their head, rotary embedding, learnt state, position of their first row.
   CELLAR_HD typename S::summary summary(int head, i64 position) const { return bound(typename S::summary{}, head, summary_state(head), position); }

@@ -1,8 +1,8 @@
 #pragma once
 #include <algorithm>
 
-#include "cellar/operation/attend.hpp"
 #include "cellar/operation/observe.hpp"
+#include "cellar/operation/remainder.hpp"
 #include "cellar/operation/score.hpp"
 
 namespace cellar::inline CELLAR_ABI::operation {
@@ -25,8 +25,9 @@ struct decode_workspace {
   CELLAR_HD i64 query_bytes() const { return round_up(maximum{}(rows * S::head_dim, index_rows() * (memory_map<S>::scored_dim + 1)) * i64(sizeof(float)), 16); }
   CELLAR_HD i64 io_bytes() const { return query_bytes() + round_up(rows * S::value_dim * i64(sizeof(float)), 16); }  ///< Queries, then outputs.
   static constexpr i64 observation_bytes = evicts_by<typename S::outliers> ? round_up(observation::bytes, 16) : 0;
+  static constexpr i64 class_bytes = class_workspace<S>::bytes();  ///< Of estimate_remainder.
   i64 worker_bytes() const {
-    return round_up(io_bytes() + std::max(std::max(score().bytes() + select_bytes, attend().bytes() + run_bytes), observation_bytes), 64);
+    return round_up(io_bytes() + std::max(std::max(score().bytes() + select_bytes + class_bytes, attend().bytes() + run_bytes), observation_bytes), 64);
   }
   /// 32-bit words of what a (sequence, KV head)'s rows sampled.
   CELLAR_HD i64 sample_words() const { return is_sampled<S> ? row_samples::words(rows, selected) : 0; }
@@ -73,8 +74,8 @@ i64 prompt_scratch_floats(model_shape const& shape, i64 tokens, scalar_type type
   i64 const rows = heads * (map::page_tokens * map::token_channels + (learns ? tokens * std::max(S::head_dim, S::value_dim) : 0));
   i64 const bytes = sizes.train_scratch() + (S::tier::is_directly_readable ? 0 : sizes.geometry().block_bytes());
   i64 const outliers = S::outliers::keeps_outliers ? tokens / S::block_tokens + i64{S::block_tokens} * S::head_dim : 0;
-  return round_up(std::max(rows, outliers), 16) + round_up(observation_floats<S>(shape, tokens, observed), 16) + ceil_div(bytes, i64(sizeof(float))) +
-         (bytes > 0 ? 16 : 0);
+  return round_up(std::max({rows, outliers, class_workspace<S>::words_to_learn(tokens / S::block_tokens)}), 16) +
+         round_up(observation_floats<S>(shape, tokens, observed), 16) + ceil_div(bytes, i64(sizeof(float))) + (bytes > 0 ? 16 : 0);
 }
 
 /// Blocks that a step selects for a prompt of that length, at least one unless nothing may be selected.

@@ -122,6 +122,8 @@ struct checked_scheme {
   static_assert(!is_indexed || S::block_tokens == 1, "cellar: an index key is of a token: a summary of index keys needs block_tokens = 1");
   static_assert(!is_indexed || (!S::outliers::keeps_outliers && !S::remainder::estimates && !S::reduce::acts_on_queries),
                 "cellar: outliers, remainders and mean queries are of keys and queries: a scheme whose summary is of index keys has none of them");
+  static_assert(!remainder_by_class<typename S::remainder> || classifies_blocks<typename S::summary>,
+                "cellar: a remainder by class needs a summary that sorts blocks into classes, such as quantized_key of cluster_codes");
   static constexpr bool value = true;
 };
 

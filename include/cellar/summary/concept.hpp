@@ -122,6 +122,15 @@ concept block_aware = requires(S const& s, int block_tokens) {
   { s.of_blocks(block_tokens) } -> std::same_as<S>;
 };
 
+/// Sorts blocks into classes that it cannot tell apart.
+///
+/// Laws  class_of is below classes(), whatever the tile holds; all blocks of a class get one logit; a state is not needed
+template <class S>
+concept classifies_blocks = summary_facts<S> &&(scope_of<S> == scope::one_head) && requires(S const& s, std::byte const* tile, int lane) {
+  { S::classes() } -> std::same_as<int>;  // constexpr
+  { s.class_of(tile, lane) } -> std::same_as<int>;
+};
+
 /// A linear map of keys that is learnt from a prompt, and what queries become so that products stay: summary::mapped keeps a summary of mapped keys.
 ///
 /// Laws  q . k = sum over i < width of of_query(q, i) * of_key(k, i), plus common(q), as far as the map keeps it: the rest is what the method gives up

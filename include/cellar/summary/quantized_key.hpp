@@ -48,6 +48,7 @@ struct quantized_key {
 
   Codec codec;
   int block_tokens = 1;
+  i64 position = 0;  // of the first row, where the codec asks
 
   // Forwarded to the codec where it learns, turns or knows positions.
   CELLAR_HD constexpr float largest(i64 channels) const {
@@ -66,7 +67,7 @@ struct quantized_key {
   CELLAR_HD quantized_key bind(std::byte const* state) const requires trained<Codec> { return {codec.bind(state), block_tokens}; }
   CELLAR_HD quantized_key with(rotary const& r) const requires rotary_aware<Codec> { return {codec.with(r), block_tokens}; }
   /// Position of the first token of a tile (score_tile) or of the rows (build).
-  CELLAR_HD quantized_key at(i64 position) const requires positional<Codec> { return {codec.at(position), block_tokens}; }
+  CELLAR_HD quantized_key at(i64 first) const requires positional<Codec> { return {codec.at(first), block_tokens, first}; }
   CELLAR_HD quantized_key of_head(int head, int heads) const requires of_all_heads<Codec> { return {codec.of_head(head, heads), block_tokens}; }
   CELLAR_HD quantized_key of_blocks(int tokens) const { return {codec, tokens}; }
 
@@ -110,12 +111,17 @@ struct quantized_key {
       constexpr row_bytes stored = base_codec{}.bytes(width);
       std::byte row[stored.codes + stored.scales + 1];
       serial_team alone = cellar::detail::alone_in(t);
-      base().encode(alone, matrix_view<float const, D>{landmark, 1, channels, channels}, row_parts<std::byte>{row, row + one.codes, 0, 0});
+      auto coder = base();
+      if constexpr (positional<base_codec>) coder = coder.at(position + b * tokens);
+      coder.encode(alone, matrix_view<float const, D>{landmark, 1, channels, channels}, row_parts<std::byte>{row, row + one.codes, 0, 0});
       i64 const lane = first_lane + b, unit = base_codec::code_unit;
       for (i64 i = 0; i < one.codes; ++i) tile[(i / unit * tile_blocks + lane) * unit + i % unit] = row[i];
       for (i64 i = 0; i < one.scales; ++i) tile[tile_blocks * one.codes + lane * one.scales + i] = row[one.codes + i];
     }
   }
+
+  CELLAR_HD static constexpr int classes() requires classifying_codec<Codec> { return Codec::classes(); }
+  CELLAR_HD int class_of(std::byte const* tile, int lane) const requires classifying_codec<Codec> { return codec.class_of(tile + lane * Codec::code_unit); }
 
   template <team Team, int D>
   CELLAR_HD void prepare(Team& t, matrix_view<float const, D> queries, prepared_queries<std::byte, D> to) const {
