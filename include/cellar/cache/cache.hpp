@@ -954,6 +954,7 @@ class cache {
     for (statistics& s : worker_statistics_) {
       observer_->fetched_blocks += s.fetched_blocks;
       observer_->moved_bytes += s.moved_bytes;
+      observer_->scored_blocks += s.scored_blocks;
       observer_->undefined_scores += s.undefined_scores;
       observer_->seconds.score += s.seconds.score;
       observer_->seconds.select += s.seconds.select;

@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "cellar/operation/attend.hpp"
-#include "cellar/operation/score.hpp"
+#include "cellar/operation/score_levels.hpp"
 
 namespace cellar::inline CELLAR_ABI::operation {
 
@@ -15,7 +15,8 @@ struct decode_workspace {
   int heads = 1;      ///< KV heads.
   i64 run_bytes = 0;  ///< Planes of one (block, KV head) and its shared ones, where the tier is not read in place.
 
-  static constexpr i64 select_bytes = round_up(i64(S::select::shared_bytes), 16);
+  static constexpr i64 select_bytes =
+      round_up(has_two_levels<S> && list_groups_bytes > i64(S::select::shared_bytes) ? list_groups_bytes : i64(S::select::shared_bytes), 16);
   CELLAR_HD score_workspace<S> score() const { return {rows, S::select::reads_scores ? blocks : 0, heads}; }
   CELLAR_HD attend_workspace<S> attend() const { return {rows}; }
   CELLAR_HD i64 io_bytes() const { return 2 * round_up(rows * S::head_dim * i64(sizeof(float)), 16); }
