@@ -17,6 +17,7 @@ struct sphere_centroids {
   static constexpr int token_group = 1;
   static constexpr int run = 8, points = 256;
 
+  CELLAR_HD constexpr float largest(i64) const { return cellar::largest<float>; }
   CELLAR_HD constexpr row_bytes bytes(i64 channels) const { return {channels / run, 0}; }
 
   template <team Team, int D>
