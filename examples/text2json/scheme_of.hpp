@@ -228,7 +228,8 @@ using all_schemes = std::tuple<
     named<"tidal_decode", compared<cellar::scheme::tidal_decode<HeadDim, scalar>>>, named<"h_share", compared<cellar::scheme::h_share<HeadDim, scalar>>>,
     named<"twilight", compared<cellar::scheme::twilight<HeadDim, scalar>>>, named<"sparq", compared<cellar::scheme::sparq<HeadDim, scalar>>>,
     named<"double_sparsity", compared<cellar::scheme::double_sparsity<HeadDim, scalar>>>,
-    named<"loki", compared<cellar::scheme::loki<HeadDim, lapack, scalar>>>, named<"rabitq_cache", compared<cellar::scheme::rabitq_cache<HeadDim, scalar>>>>;
+    named<"loki", compared<cellar::scheme::loki<HeadDim, lapack, scalar>>>, named<"rabitq_cache", compared<cellar::scheme::rabitq_cache<HeadDim, scalar>>>,
+    named<"paris_kv", compared<cellar::scheme::paris_kv<HeadDim, scalar>>>>;
 
 /// What a program is compiled for: names of schemes with commas (all if empty), and widths of heads. Each pair is code of its own.
 template <literal Names, int... HeadDim>

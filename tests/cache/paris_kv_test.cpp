@@ -78,7 +78,8 @@ struct definition {
       for (int i = 0; i < 8; ++i) length += std::pow(y[std::size_t(b * 8 + i)], 2);
       length = std::sqrt(length);
       for (int i = 0; i < 8; ++i) {
-        double const u = y[std::size_t(b * 8 + i)] / length, a = magnitudes[std::size_t(std::count_if(thresholds, thresholds + 7, [&](double x) { return std::abs(u) > x; }))];
+        double const u = y[std::size_t(b * 8 + i)] / length,
+                     a = magnitudes[std::size_t(std::count_if(thresholds, thresholds + 7, [&](double x) { return std::abs(u) > x; }))];
         along += a * std::abs(u);
         product += (u >= 0 ? a : -a) * q[std::size_t(b * 8 + i)];
         products += a * std::abs(q[std::size_t(b * 8 + i)]);
@@ -195,7 +196,8 @@ TEST_CASE("paris_kv is composed as its code has it, with its code's numbers") {
   CHECK(s::published.sinks == 4);
   CHECK(s::published.window == 512);
   CHECK(s::summary{}.tile_bytes(128) == 32 * (16 + 64 + 32));
-  for (auto const& [keys, candidates] : std::vector<std::pair<std::int64_t, std::int64_t>>{{4999, 2500}, {5000, 1250}, {9999, 2500}, {10000, 2000}, {29999, 6000}, {30000, 3000}})
+  for (auto const& [keys, candidates] :
+       std::vector<std::pair<std::int64_t, std::int64_t>>{{4999, 2500}, {5000, 1250}, {9999, 2500}, {10000, 2000}, {29999, 6000}, {30000, 3000}})
     CHECK(s::summary::rule::first(keys, 100) == candidates);
   static_assert(std::is_same_v<s::reduce, select::mean_query> && s::block_tokens == 1 && std::is_same_v<s::key_codec, codec::identity<bf16>>);
 }

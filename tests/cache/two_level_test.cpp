@@ -40,11 +40,11 @@ using max_of_logits = cellar::select::max_of_logits;
 using boxes_of_tokens = levels<cellar::summary::two_level<box, cellar::summary::mean<float>, 16>, 1, mean_query>;
 using boxes_of_codes = levels<cellar::summary::two_level<cellar::summary::min_max<>, codes, 64>, 1, max_of_logits>;
 using boxes_of_boxes = levels<cellar::summary::two_level<cellar::summary::min_max<float>, cellar::summary::min_max<float>, 16>, 4, sum_of_logits>;
-using boxes_of_digests = levels<cellar::summary::two_level<box, cellar::summary::box_digest<>, 32>, 3, max_of_logits>;
 using codes_of_tokens = levels<cellar::summary::two_level<cellar::summary::bounded_key<cellar::codec::higgs<2, 256>>, exact_tokens, 1>, 1, mean_query>;
 using bytes_of_tokens = levels<cellar::summary::two_level<cellar::summary::bounded_key<cellar::codec::int8<>>, exact_tokens, 1>, 1, sum_of_logits>;
-using codes_of_few = levels<cellar::summary::two_level<cellar::summary::bounded_key<cellar::codec::int4<>>, cellar::summary::quantized_key<codec::int8<>, 1>, 4>,
-                            1, max_of_logits>;
+using codes_of_few =
+    levels<cellar::summary::two_level<cellar::summary::bounded_key<cellar::codec::int4<>>, cellar::summary::quantized_key<codec::int8<>, 1>, 4>, 1,
+           max_of_logits>;
 struct by_threshold : codes_of_tokens {
   using select = cellar::select::threshold<>;
 };
@@ -57,7 +57,6 @@ void for_each_exact(F const& f) {
   f(std::type_identity<boxes_of_tokens>{});
   f(std::type_identity<boxes_of_codes>{});
   f(std::type_identity<boxes_of_boxes>{});
-  f(std::type_identity<boxes_of_digests>{});
   f(std::type_identity<codes_of_tokens>{});
   f(std::type_identity<bytes_of_tokens>{});
   f(std::type_identity<codes_of_few>{});
@@ -81,11 +80,21 @@ input make(structure s, std::int64_t tokens, int kv_heads, int query_heads, std:
     for (int i = 0; i < kv_heads * d; ++i) {
       float const noise = r.normal(), c = some[std::size_t(r.below(8) * kv_heads * d + i)];
       switch (s) {
-        case structure::random: x.keys.push_back(noise); break;
-        case structure::clustered: x.keys.push_back(topic[std::size_t(i)] + 0.2f * noise + 0.01f * float(t) * drift[std::size_t(i)]); break;
-        case structure::constant: x.keys.push_back(drift[std::size_t(i)]); break;
-        case structure::tied: x.keys.push_back(std::round(c)); break;  // few values
-        case structure::huge: x.keys.push_back(noise * (t % 7 == 3 ? 3000.0f : 1.0f)); break;
+        case structure::random:
+          x.keys.push_back(noise);
+          break;
+        case structure::clustered:
+          x.keys.push_back(topic[std::size_t(i)] + 0.2f * noise + 0.01f * float(t) * drift[std::size_t(i)]);
+          break;
+        case structure::constant:
+          x.keys.push_back(drift[std::size_t(i)]);
+          break;
+        case structure::tied:
+          x.keys.push_back(std::round(c));
+          break;  // few values
+        case structure::huge:
+          x.keys.push_back(noise * (t % 7 == 3 ? 3000.0f : 1.0f));
+          break;
       }
     }
     if (s == structure::tied && t > 8 && r.below(3) == 0) std::copy_n(x.keys.end() - 5 * kv_heads * d, kv_heads * d, x.keys.end() - kv_heads * d);
@@ -156,7 +165,8 @@ seen run(std::vector<input> const& of, std::vector<std::int64_t> prompts, int st
 }
 
 bool is_same(std::vector<float> const& a, std::vector<float> const& b) {
-  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [](float x, float y) { return std::bit_cast<std::uint32_t>(x) == std::bit_cast<std::uint32_t>(y); });
+  return a.size() == b.size() &&
+         std::equal(a.begin(), a.end(), b.begin(), [](float x, float y) { return std::bit_cast<std::uint32_t>(x) == std::bit_cast<std::uint32_t>(y); });
 }
 
 }  // namespace

@@ -150,8 +150,7 @@ struct bounded : scheme_defaults<64, float> {
   using select = selects::top_k;
 };
 using boxes_of_codes = bounded<32, summaries::min_max<f16>, summaries::quantized_key<codecs::higgs<2, 256>>, selects::mean_query>;
-using codes_of_tokens =
-    bounded<1, summaries::bounded_key<codecs::higgs<2, 256>>, summaries::quantized_key<codecs::identity<float>, 1>, selects::sum_of_logits>;
+using codes_of_tokens = bounded<1, summaries::bounded_key<codecs::higgs<2, 256>>, summaries::quantized_key<codecs::identity<float>, 1>, selects::sum_of_logits>;
 struct bounded_boxes : bounded<16, summaries::min_max<float>, summaries::min_max<float>, selects::max_of_logits> {  // outliers too
   static constexpr int block_tokens = 4;
   using outliers = selects::least_cosine;

@@ -97,8 +97,7 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
       per_worker[worker].seconds.select += watch.lap();
       if (scores.data) {
         if constexpr (operation::has_two_levels<S>)
-          per_worker[worker].scored_blocks +=
-              std::min(step.sealed, sizes.score().levels(mine + sizes.io_bytes()).counts[1] * S::summary::group_blocks);
+          per_worker[worker].scored_blocks += std::min(step.sealed, sizes.score().levels(mine + sizes.io_bytes()).counts[1] * S::summary::group_blocks);
         else
           per_worker[worker].scored_blocks += step.sealed;
         per_worker[worker].undefined_scores += std::count_if(scores.begin(), scores.end(), [](float x) { return x != x; }) - from.outliers(head).count;
@@ -179,10 +178,18 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
       auto const queries = queries_of(item, mine);
       std::byte* const scratch = mine + sizes.io_bytes();
       if constexpr (operation::has_two_levels<S>) {
-        if (step.sealed > 0)
-          scores = operation::score_by_levels(
-              t, view_of(item), int(item % heads), operation::prepare_scores(t, view_of(item), int(item % heads), queries, sizes.score(), scratch), step.sealed,
-              budget_of(item).max_selected(step.sealed), sizes.score(), scratch, [&] { return team_in(mine); });
+        if (step.sealed > 0) {
+          int const head = int(item % heads);
+          auto const from = view_of(item);
+          auto const prepared = operation::prepare_scores(t, from, head, queries, sizes.score(), scratch);
+          operation::score_groups(t, from, head, prepared, 0, step.sealed, sizes.score(), scratch);
+          for (int round = 0; round < operation::score_rounds<S>; ++round) {
+            auto lister = team_in(mine);
+            operation::list_groups(lister, from, head, round, prepared.count, step.sealed, budget_of(item).max_selected(step.sealed), sizes.score(), scratch);
+            operation::score_listed(t, from, head, prepared, 0, step.sealed, sizes.score(), scratch);
+          }
+          scores = operation::reduce_scores(t, from, head, prepared.count, step.sealed, sizes.score(), scratch);
+        }
       } else {
         if (step.sealed > 0) scores = operation::score(t, view_of(item), int(item % heads), queries, step.sealed, sizes.score(), scratch);
       }

@@ -10,6 +10,7 @@
 ///   score_listed     the fine level, for the blocks of these
 ///   list_groups      round 1, if bounds prune: the groups whose bound reaches the k-th highest score so far. No block of another is among the k highest
 ///   score_listed     the fine level, for these
+///   reduce_scores    as of one level: what is left of it
 ///
 /// No step depends on who did the one before, so the scores do not either.
 namespace cellar::inline CELLAR_ABI::operation {
@@ -104,21 +105,6 @@ CELLAR_HD void score_listed(Team& t, sequence_view<S> const& from, int head, pre
         .score_group(t, queries, from.tile(block, head), int(block % map::tile_blocks / G), logits);
     if constexpr (!S::reduce::acts_on_queries) typename S::reduce{}(t, logits, row_view<float>{sizes.result(workspace, queries.count) + block, G});
   }
-}
-
-/// All steps but the first, by one team: scores of blocks [0, blocks), of which the k highest are those of the fine level.
-///
-/// Requires    shared memory of list_groups_bytes for each round in make_team()
-template <team Team, offloading_scheme S, class MakeTeam>
-CELLAR_HD row_view<float const> score_by_levels(Team& t, sequence_view<S> const& from, int head, prepared_queries<std::byte const, S::head_dim> const& queries,
-                                                i64 blocks, i64 k, score_workspace<S> const& sizes, std::byte* workspace, MakeTeam const& make_team) {
-  score_groups(t, from, head, queries, 0, blocks, sizes, workspace);
-  for (int round = 0; round < score_rounds<S>; ++round) {
-    auto lister = make_team();
-    list_groups(lister, from, head, round, queries.count, blocks, k, sizes, workspace);
-    score_listed(t, from, head, queries, 0, blocks, sizes, workspace);
-  }
-  return reduce_scores(t, from, head, queries.count, blocks, sizes, workspace);
 }
 
 }  // namespace cellar::operation

@@ -94,11 +94,10 @@ struct checked_scheme {
                 "cellar: the mean value of a remainder is of all far tokens: it needs an attention without a window");
   static constexpr bool has_two_levels = two_level_summary<typename S::summary, head_dim>;
   static_assert(!has_two_levels || blockwise_reduction<typename S::reduce>,
-                "cellar: a summary of two levels needs a reduction that scores each block by its own logits, as mean_query, sum_of_logits and max_of_logits do: "
-                "the normaliser of a softmax is of all blocks");
+                "cellar: two levels need a reduction of each block's own logits (mean_query, sum_of_logits, max_of_logits): a softmax is of all blocks");
   static_assert(!has_two_levels || selector_of_highest<typename S::select>,
-                "cellar: a summary of two levels needs a selection of the highest scores alone, as top_k and threshold are");
-  static_assert(!has_two_levels || !S::remainder::estimates, "cellar: a remainder is weighed by the scores of all blocks: use a summary of one level");
+                "cellar: two levels need a selection of the highest scores alone, as top_k and threshold are");
+  static_assert(!has_two_levels || !S::remainder::estimates, "cellar: a remainder is weighed by scores of all blocks: use a summary of one level");
   static constexpr bool value = true;
 };
 

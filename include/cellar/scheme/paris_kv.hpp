@@ -10,7 +10,8 @@
 
 namespace cellar::inline CELLAR_ABI::scheme {
 
-/// The tokens of highest logit by a 4-bit code near, of those candidates whose directions collide most often with the mean query's. Qi et al., arXiv:2602.07721.
+/// The tokens of highest logit by a 4-bit code near, of those candidates whose directions collide most often with the mean query's. Qi et al.,
+/// arXiv:2602.07721.
 ///
 /// Template    Candidates, Colliding: shares of the keys, published by their number
 /// Budget      sinks, window and tokens are the code's defaults

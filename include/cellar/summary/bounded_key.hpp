@@ -43,7 +43,7 @@ struct bounded_key {
   CELLAR_HD void prepare(Team& t, matrix_view<float const, D> queries, prepared_queries<std::byte, D> to) const {
     middle.prepare(t, queries, to);
     auto* const lengths = reinterpret_cast<float*>(to.data + lengths_at(queries.rows, D));
-    for (i64 h = t.rank(); h < queries.rows; h += t.size()) lengths[h] = length<D>([&](int c) { return queries(h, c); });
+    for (i64 h = t.rank(); h < queries.rows; h += t.size()) lengths[h] = length_of<D>(queries.row(h));
   }
   template <team Team, int D>
   CELLAR_HD void score_tile(Team& t, prepared_queries<std::byte const, D> from, std::byte const* tile, matrix_view<float> scores) const {
@@ -59,16 +59,16 @@ struct bounded_key {
   /// What is covered after the first box may lie far from its middle.
   template <int D, team Team>
   CELLAR_HD void cover(Team const& t, float const* low, float const* high, float slack, std::byte* tile, int lane, bool is_first) const {
-    float row[D], same[D];
+    float row[D], off[D];
     serial_team alone = cellar::detail::alone_in(t);
     if (is_first) {
       for (int c = 0; c < D; ++c) row[c] = low[c] / 2 + high[c] / 2;
       middle.build(alone, matrix_view<float const, D>{row, 1}, 1, tile, lane);
     }
-    middle.template box_of<D>(alone, tile, lane, row, same);
-    float const off = length<D>([&](int c) { return maximum{}(row[c] - low[c], high[c] - row[c]); });
-    // |q . x - q . row| <= |q| off; both sums round, and the sum of the two terms.
-    float const most = off + slack + 2 * cellar::detail::score_rounding(D) * (length<D>([&](int c) { return row[c]; }) + off);
+    middle.template box_of<D>(alone, tile, lane, row, off);
+    for (int c = 0; c < D; ++c) off[c] = maximum{}(row[c] - low[c], high[c] - row[c]);
+    // |q . x - q . row| <= |q| |off|; both products round, and the sum with the distance's.
+    float const distance = length_of<D>(off), most = distance + slack + 2 * cellar::detail::score_rounding(D) * (length_of<D>(row) + distance);
     std::byte* const at = tile + distances_at(D) + lane * i64(sizeof(bf16));
     if (is_first || !(most <= to_float(cellar::detail::load<bf16>(at)))) cellar::detail::store(at, rounded_up<bf16>(most));
   }
@@ -77,10 +77,10 @@ struct bounded_key {
   CELLAR_HD i64 distances_at(i64 head_dim) const { return round_up(middle.tile_bytes(head_dim), 2); }
   CELLAR_HD i64 lengths_at(i64 queries, i64 head_dim) const { return round_up(middle.prepared_bytes(queries, head_dim), 16); }
   /// At least the length in exact numbers.
-  template <int D, class X>
-  CELLAR_HD static float length(X const& x) {
+  template <int D>
+  CELLAR_HD static float length_of(float const* x) {
     float squares = 0;
-    for (int c = 0; c < D; ++c) squares += x(c) * x(c);
+    for (int c = 0; c < D; ++c) squares += x[c] * x[c];
     return std::sqrt(squares) * (1 + float(D) * 0x1p-24f);
   }
 };

@@ -86,12 +86,12 @@ concept covering_summary = block_summary<S, HeadDim> && S::is_upper_bound &&
 /// Laws  score_tile is the fine level of all blocks; score_group gives a group the same bits
 ///       rule::is_exact: a group's coarse score is no number, or at least the fine score of each of its blocks
 template <class S, int HeadDim = 128>
-concept two_level_summary = block_summary<S, HeadDim> && requires(S const& s, serial_team& t, prepared_queries<std::byte const, HeadDim> from,
-                                                                  std::byte const* tile, int group, matrix_view<float> scores, i64 n) {
-  { S::group_blocks } -> std::convertible_to<int>;                // divides tile_blocks
-  { S::rule::is_exact } -> std::convertible_to<bool>;             // groups whose bound reaches the k-th best score so far follow the first ones
-  { S::rule::first(n, n) } -> std::same_as<i64>;                  // (groups, groups that what is selected would fill): asked first, by highest coarse score
-  { s.score_groups(t, from, tile, scores) } -> std::same_as<void>;        // scores [query, tile_blocks / group_blocks]
+concept two_level_summary = block_summary<S, HeadDim> &&
+    requires(S const& s, serial_team& t, prepared_queries<std::byte const, HeadDim> from, std::byte const* tile, int group, matrix_view<float> scores, i64 n) {
+  { S::group_blocks } -> std::convertible_to<int>;                  // divides tile_blocks
+  { S::rule::is_exact } -> std::convertible_to<bool>;               // groups whose bound reaches the k-th best score so far follow the first ones
+  { S::rule::first(n, n) } -> std::same_as<i64>;                    // (groups, groups that what is selected would fill): asked first, by highest coarse score
+  { s.score_groups(t, from, tile, scores) } -> std::same_as<void>;  // scores [query, tile_blocks / group_blocks]
   { s.score_group(t, from, tile, group, scores) } -> std::same_as<void>;  // scores [query, group_blocks]
 };
 

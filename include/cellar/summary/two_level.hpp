@@ -5,11 +5,11 @@
 
 namespace cellar::inline CELLAR_ABI::summary {
 
-/// Prunes by bound: after twice as many groups as the selection would fill, and a thirty-second of all, every group whose bound reaches the k-th best score so
+/// Prunes by bound: after twice as many groups as the selection would fill, and sixteen, every group whose bound reaches the k-th best score so
 /// far. What is selected is what the fine level alone would select, bit for bit.
 struct by_bound {
   static constexpr bool is_exact = true;
-  CELLAR_HD static constexpr i64 first(i64 groups, i64 filled) { return 2 * filled + groups / 32; }
+  CELLAR_HD static constexpr i64 first(i64, i64 filled) { return 2 * filled + 16; }
 };
 
 /// Prunes by count: that share of the groups, of highest coarse score, and no fewer than the selection would fill.
@@ -42,7 +42,7 @@ struct two_level {
   static_assert(!positional<Coarse> && !positional<Fine> && !rotary_aware<Coarse> && !rotary_aware<Fine> && scope_of<Coarse> == scope::one_head &&
                     scope_of<Fine> == scope::one_head,
                 "two_level: its levels must not know positions, nor be of all heads");
-  static_assert(!(trained<Coarse> && trained<Fine>) && !trains_in_scratch<Coarse> && !trains_in_scratch<Fine>,
+  static_assert(!(trained<Coarse> && trained<Fine>)&&!trains_in_scratch<Coarse> && !trains_in_scratch<Fine>,
                 "two_level: one of its levels may learn, without scratch");
   static_assert(!Rule::is_exact || Coarse::is_upper_bound, "two_level: only an upper bound prunes by bound: choose another coarse level, or prune by count");
 
@@ -120,8 +120,7 @@ struct two_level {
   }
   template <team Team, int D>
   CELLAR_HD void score_tile(Team& t, prepared_queries<std::byte const, D> from, std::byte const* tile, matrix_view<float> scores) const {
-    for (int g = 0; g < Coarse::tile_blocks; ++g)
-      score_group(t, from, tile, g, matrix_view<float>{scores.data + g * Group, scores.rows, scores.stride, Group});
+    for (int g = 0; g < Coarse::tile_blocks; ++g) score_group(t, from, tile, g, matrix_view<float>{scores.data + g * Group, scores.rows, scores.stride, Group});
   }
   template <team Team, int D>
   CELLAR_HD void score_groups(Team& t, prepared_queries<std::byte const, D> from, std::byte const* tile, matrix_view<float> scores) const {
