@@ -1,9 +1,9 @@
 // Summaries of two levels: what bounds prune changes no id and no bit of an output, on keys of every structure; what counts prune is what they leave.
-#include <atomic>
 #include <bit>
 
 #include "cache/reference.hpp"
 #include "cellar/summary/two_level.hpp"
+#include "summary/flat.hpp"
 
 using namespace cellar;
 
@@ -12,16 +12,6 @@ namespace two_level_test {
 namespace {
 
 constexpr int d = 32;
-
-/// The fine level alone: what a summary of two levels does where nobody asks for its groups.
-template <class Summary>
-struct flat_summary : Summary {
-  void score_group() = delete;
-};
-template <class Scheme>
-struct flat : Scheme {
-  using summary = flat_summary<typename Scheme::summary>;
-};
 
 template <class Summary, int BlockTokens, class Reduce>
 struct levels : scheme_defaults<d, float> {
