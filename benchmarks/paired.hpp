@@ -130,7 +130,9 @@ std::vector<T> random_rows(i64 n, unsigned seed) {
 template <class Scheme, class T = bf16>
 class decoding {
  public:
-  decoding(host::executor const& on, i64 tokens, budget const& budget, int layers, int sequences = 1, model_shape const& one_layer = shape_of(1))
+  /// keys: of tokens + 1 positions; random ones where there are none.
+  decoding(host::executor const& on, i64 tokens, budget const& budget, int layers, int sequences = 1, model_shape const& one_layer = shape_of(1),
+           std::vector<T> keys = {})
       : on_(on),
         shape_([&] {
           model_shape s = one_layer;
@@ -138,7 +140,7 @@ class decoding {
           return s;
         }()),
         cache_(on, shape_, {.sequences = sequences, .tokens = tokens + 64}, budget),
-        keys_(random_rows<T>((tokens + 1) * width(), 1)),
+        keys_(keys.empty() ? random_rows<T>((tokens + 1) * width(), 1) : std::move(keys)),
         values_(random_rows<T>((tokens + 1) * width(), 2)) {
     std::vector<T> all_keys, all_values;
     for (int layer = 0; layer < layers; ++layer) {

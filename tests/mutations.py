@@ -270,6 +270,21 @@ MUTATIONS = [
     ("scheme/retro_infer.hpp", "using remainder = cellar::attention::mean_value_by_class;", "", "cache/methods_test.cpp"),
     ("scheme/retro_infer.hpp", "using reduce = cellar::select::mean_of_softmaxes;", "", "cache/methods_test.cpp"),
     ("scheme/cluster_kv.hpp", "cluster_codes<Clusters, 80>", "cluster_codes<Clusters, 79>", "cache/methods_test.cpp"),
+    ("summary/two_level.hpp", "cellar::detail::score_rounding(D) * std::sqrt(squares)", "0", "summary/two_level_test.cpp"),
+    ("summary/two_level.hpp", "tile, g, b % Group == 0", "tile, g, true", "summary/two_level_test.cpp"),
+    ("summary/two_level.hpp", "b % Fine::tile_blocks, low, high", "0, low, high", "summary/two_level_test.cpp"),
+    ("summary/min_max.hpp", "is_first || b > to_float(*above)", "is_first", "summary/two_level_test.cpp"),
+    ("summary/min_max.hpp", "if (is_first || a < to_float(*below)) *below = rounded_down<Scalar>(a);", "if (is_first || a < to_float(*below)) *below = rounded_up<Scalar>(a);", "summary/two_level_test.cpp"),
+    ("summary/bounded_key.hpp", "most = distance + slack", "most = distance / 2 + slack", "summary/two_level_test.cpp"),
+    ("summary/bounded_key.hpp", "rounded_up<bf16>(most)", "rounded_down<bf16>(most)", "summary/two_level_test.cpp"),
+    ("summary/collisions.hpp", "before += counts[b * points + order[i]];", "before += counts[b * points + i];", "cache/paris_kv_test.cpp"),
+    ("summary/collisions.hpp", "tier == 2 ? 30", "tier == 2 ? 31", "cache/paris_kv_test.cpp"),
+    ("codec/sphere_centroids.hpp", "x == y && with < without", "x == y && with > without", "codec/directions_test.cpp"),
+    ("codec/direction_codes.hpp", "length / along * unit", "length * unit", "codec/directions_test.cpp"),
+    ("operation/score_levels.hpp", "coarse[number(listed[i])] = undefined;  // done with", "", "cache/two_level_test.cpp"),
+    ("operation/score_levels.hpp", "mark_outliers(t, from, head, blocks, sizes.result(workspace, rows));", "", "cache/two_level_test.cpp"),
+    ("operation/score_levels.hpp", "std::uint32_t(k), [](i64) { return 1u; }, scratch)", "std::uint32_t((k + 1) / 2), [](i64) { return 1u; }, scratch)", "cache/two_level_test.cpp"),
+    ("operation/score_levels.hpp", "if (k <= before * G)", "if (true)", "cache/two_level_test.cpp"),
 ]
 
 

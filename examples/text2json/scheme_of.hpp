@@ -263,7 +263,8 @@ using all_schemes = std::tuple<
     named<"free_kv", chosen_a_step_ahead<cellar::scheme::free_kv<HeadDim, scalar>>>, named<"snap_kv", cellar::scheme::snap_kv<HeadDim, scalar>>,
     named<"h2o", cellar::scheme::h2o<HeadDim, scalar>>, named<"magic_pig", compared<cellar::scheme::magic_pig<HeadDim, scalar>>>,
     named<"cluster_kv", cellar::scheme::cluster_kv<HeadDim, scalar>>,
-    named<"retro_infer", cellar::scheme::retro_infer<HeadDim, scalar, 1024>>>;  // clusters for prompts of 16k tokens
+    named<"retro_infer", cellar::scheme::retro_infer<HeadDim, scalar, 1024>>,  // clusters for prompts of 16k tokens
+    named<"paris_kv", compared<cellar::scheme::paris_kv<HeadDim, scalar>>>>;
 
 /// What a program is compiled for: names of schemes with commas (all if empty), and widths of heads. Each pair is code of its own.
 template <literal Names, int... HeadDim>

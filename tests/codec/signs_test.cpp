@@ -1,22 +1,11 @@
 #include "cellar/codec/signs.hpp"
 
-#include <bit>
-
 #include "codec/laws.hpp"
+#include "codec/rotated.hpp"
 
 using namespace cellar;
 
 namespace {
-
-/// Row i of the rotation, times x, in double: blocks of the largest power of two that divides the channels.
-template <std::uint32_t Seed>
-double rotated(std::vector<float> const& x, std::size_t i) {
-  std::size_t const width = x.size() & (~x.size() + 1), first = i / width * width;
-  double y = 0;
-  for (std::size_t c = first; c < first + width; ++c)
-    y += (std::popcount(unsigned((i - first) & (c - first))) % 2 ? -1 : 1) * double(codec::random_sign(Seed, int(c))) * double(x[c]);
-  return y / std::sqrt(double(width));
-}
 
 template <std::uint32_t Seed, class Scale>
 void check_signs() {
@@ -40,19 +29,14 @@ void check_signs() {
         double const unit = std::is_same_v<Scale, float> ? 1e-5 : std::is_same_v<Scale, bf16> ? 0x1p-8 : 0x1p-11;
         double const least = std::is_same_v<Scale, float> ? 0x1p-147 : std::is_same_v<Scale, bf16> ? 0x1p-133 : 0x1p-24;
         REQUIRE(std::abs(stored - f) <= f * (unit + 1e-5) + least);
-        std::vector<double> decoded(d, 0.0);
-        std::vector<float> signs(d);
+        std::vector<double> signs(d);
         for (std::size_t i = 0; i < d; ++i) {
           bool const is_set = int(row.codes[i / 8]) >> (i % 8) & 1;
           if (std::abs(y[i]) > 1e-5 * most) REQUIRE(is_set == (y[i] > 0));
-          signs[i] = is_set ? 1.0f : -1.0f;
+          signs[i] = is_set ? 1 : -1;
         }
-        std::size_t const width = d & (~d + 1);
         for (std::size_t c = 0; c < d; ++c) {
-          double x = 0;
-          for (std::size_t i = c / width * width; i < c / width * width + width; ++i)
-            x += (std::popcount(unsigned(i % width & c % width)) % 2 ? -1 : 1) * double(signs[i]);
-          double const expected = x * double(codec::random_sign(Seed, int(c))) / std::sqrt(double(width)) * stored;
+          double const expected = rotated_back<Seed>(signs, c) * stored;
           REQUIRE(double(row.y[c]) == Approx(expected).epsilon(1e-5).margin(1e-5 * stored + 1e-42));
         }
       });

@@ -230,6 +230,30 @@ void clusters(Device const& on) {
   check<joined, float>(on, 63);
 }
 
+/// Two levels, by bound and by count. Each device scores the same blocks as the host where it bounds: ids differ by rounding only.
+template <int Group, class Coarse, class Fine, class Reduce>
+struct bounded : scheme_defaults<64, float> {
+  static constexpr int block_tokens = 1;
+  static constexpr budget published{.tokens = 64};
+  using summary = summaries::two_level<Coarse, Fine, Group>;
+  using reduce = Reduce;
+  using select = selects::top_k;
+};
+using boxes_of_codes = bounded<32, summaries::min_max<f16>, summaries::quantized_key<codecs::higgs<2, 256>>, selects::mean_query>;
+using codes_of_tokens = bounded<1, summaries::bounded_key<codecs::higgs<2, 256>>, summaries::quantized_key<codecs::identity<float>, 1>, selects::sum_of_logits>;
+struct bounded_boxes : bounded<16, summaries::min_max<float>, summaries::min_max<float>, selects::max_of_logits> {  // outliers too
+  static constexpr int block_tokens = 4;
+  using outliers = selects::least_cosine;
+};
+template <class Device>
+void levels(Device const& on) {
+  check_groups<boxes_of_codes, float>(on, 52);
+  check<codes_of_tokens, float>(on, 53);
+  check<bounded_boxes, float>(on, 54);
+  check_groups<scheme::paris_kv<64, float>, float>(on, 55);
+  check<scheme::paris_kv<80>, bf16>(on, 56, {.layers = 1, .group = 3, .kv_heads = 2, .is_short = true});
+}
+
 /// Head dimensions that the others leave out, for what differs most by them.
 template <class Device>
 void head_dims(Device const& on) {

@@ -4,6 +4,7 @@
 #include "cache/selection.hpp"
 #include "cellar/interop/lapack.hpp"
 #include "codec/higgs_oracle.hpp"
+#include "summary/flat.hpp"
 #include "text2json/recorded_keys.hpp"
 
 using namespace cellar;
@@ -71,6 +72,32 @@ void check_low_rank(recorded_layer const& layer, int rank) {
   CHECK(least < 0.5 * energy);
 }
 
+struct bounded_codes : scheme::exact_key<d, float> {
+  using summary = cellar::summary::two_level<cellar::summary::bounded_key<cellar::codec::higgs<2, 256>>,
+                                             cellar::summary::quantized_key<cellar::codec::identity<f16>, 1>, 1>;
+  using reduce = cellar::select::max_of_logits;
+};
+struct bounded_boxes : scheme::exact_key<d, float> {
+  using summary = cellar::summary::two_level<cellar::summary::min_max<f16>, cellar::summary::mean<float>, 16>;
+  using reduce = cellar::select::mean_query;
+};
+
+/// What a bound prunes changes no id and no output.
+template <class Scheme>
+void check_levels(recorded_layer const& layer, budget const& b) {
+  reference<Scheme> ref(layer);
+  reference<flat<Scheme>> same(layer);
+  trial<Scheme> two(ref, {layer.prompt}, layer.steps, b);
+  trial<flat<Scheme>> one(same, {layer.prompt}, layer.steps, b);
+  for (std::int64_t i = 0; i < layer.steps; ++i) {
+    REQUIRE(two.step({0}, {1}, 0, false) == one.step({0}, {1}, 0, false));
+    for (int head = 0; head < layer.shape.kv_heads; ++head) {
+      auto const x = *two.cache.selected(0, head), y = *one.cache.selected(0, head);
+      REQUIRE(std::equal(x.begin(), x.end(), y.begin(), y.end()));
+    }
+  }
+}
+
 using shadow_kv = scheme::shadow_kv<d, interop::lapack_eigensolver, float, codec::rank_share<160, 1024>>;
 
 void check(char const* variable) {
@@ -113,6 +140,9 @@ void check(char const* variable) {
       chosen(std::type_identity<scheme::double_sparsity<d, float>>{}, b);
       chosen(std::type_identity<scheme::loki<d, interop::lapack_eigensolver, float>>{}, b);
       chosen(std::type_identity<scheme::rabitq_cache<d, float>>{}, b);
+      output(std::type_identity<scheme::paris_kv<d, float>>{}, b);
+      check_levels<bounded_codes>(layer, b);
+      check_levels<bounded_boxes>(layer, b);
     }
   });
 }

@@ -1087,6 +1087,7 @@ class cache {
     for (statistics& s : worker_statistics_) {
       observer_->fetched_blocks += s.fetched_blocks;
       observer_->moved_bytes += s.moved_bytes;
+      observer_->scored_blocks += s.scored_blocks;
       observer_->undefined_scores += s.undefined_scores;
       observer_->lost_samples += s.lost_samples;
       observer_->seconds.score += s.seconds.score;

@@ -274,7 +274,14 @@ struct plain_scorer : plain_query, plain_pieces<Scalar, Scale> {
   template <int D, team Team>
   CELLAR_HD void score_group(Team& t, std::byte const* prepared, int count, std::byte const* codes, std::byte const* scales, int lanes,
                              matrix_view<float> scores) const {
-    score_lanes<Scalar>(t, reinterpret_cast<float const*>(prepared), query_bytes(D) / i64(sizeof(float)), count, D, codes, lanes, scores);
+    auto const* const queries = reinterpret_cast<float const*>(prepared);
+    i64 const stride = query_bytes(D) / i64(sizeof(float));
+    if (lanes == 1) {  // a row
+      dot_rows<Scalar, D>(t, matrix_view<float const, D>{queries, count, stride}, row_pointers{&codes, 1}, scores.data, scores.stride);
+      if constexpr (!std::is_void_v<Scale>) t.sync();
+    } else {
+      score_lanes<Scalar>(t, queries, stride, count, D, codes, lanes, scores);
+    }
     if constexpr (!std::is_void_v<Scale>)
       for (int lane = int(t.rank()); lane < lanes; lane += int(t.size())) {
         float const s = load_float<Scale>(scales + lane * i64(sizeof(Scale)));

@@ -12,6 +12,7 @@ struct statistics {
   i64 moved_bytes = 0;       ///< Read from the tier: their planes, without those that the near pool had.
   i64 pool_hits = 0;         ///< Runs of selected blocks found in the near pool.
   i64 pool_misses = 0;       ///< Runs that were not: fetched into it, or past it where all of it is in use.
+  i64 scored_blocks = 0;     ///< Far blocks that were scored, summed over KV heads; of summaries of two levels, those that the fine level scored.
   i64 undefined_scores = 0;  ///< Blocks whose score was NaN, which ranks last: a summary that overflowed.
   i64 lost_samples = 0;      ///< Of query rows, that the budget cut (schemes that sample): their estimates are too low.
   struct {

@@ -92,7 +92,46 @@ struct score_kernel : step_memory<S> {
     std::byte* const mine = this->region_of(this->item(at.z, head)) + this->sizes.io_bytes();
     auto prepared = score.prepared(mine, step.new_tokens * scores_of_token<S>(this->map.shape.group()));
     if (score.scratch_bytes() > 0) prepared.scratch = shared_array<std::byte>(t, score.scratch_bytes());  // each team its own
-    operation::score_tiles(t, this->view(step), head, prepared, first, first + run < step.sealed ? first + run : step.sealed, score, mine);
+    i64 const last = first + run < step.sealed ? first + run : step.sealed;
+    if constexpr (operation::has_two_levels<S>)
+      operation::score_groups(t, this->view(step), head, prepared, first, last, score, mine);
+    else
+      operation::score_tiles(t, this->view(step), head, prepared, first, last, score, mine);
+  }
+};
+
+/// Of a summary of two levels: which groups are scored next, by one team for each (sequence, KV head).
+template <offloading_scheme S>
+struct list_kernel : step_memory<S> {
+  int round;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    sequence_step const& step = this->steps[at.y];
+    if (step.new_tokens == 0 || step.sealed == 0) return;
+    auto const from = this->view(step);
+    int const head = int(at.x);
+    i64 const candidates = step.sealed - from.outliers(head).count, rows = S::reduce::acts_on_queries ? 1 : step.new_tokens * this->map.shape.group();
+    i64 const k = typename S::select{}.with_budget(step.selected_blocks < candidates ? step.selected_blocks : candidates).max_selected(step.sealed);
+    operation::list_groups(t, from, head, round, rows, step.sealed, k, this->sizes.score(), this->region_of(this->item(at.y, head)) + this->sizes.io_bytes());
+  }
+};
+
+template <offloading_scheme S>
+struct score_listed_kernel : step_memory<S> {
+  static constexpr i64 run = S::summary::group_blocks < 64 ? 64 / S::summary::group_blocks : 1;  ///< Groups that a team scores.
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place at) const {
+    sequence_step const& step = this->steps[at.z];
+    if (step.new_tokens == 0 || step.sealed == 0) return;
+    int const head = int(at.y);
+    auto const score = this->sizes.score();
+    std::byte* const mine = this->region_of(this->item(at.z, head)) + this->sizes.io_bytes();
+    if (at.x * run >= score.levels(mine).counts[0]) return;
+    auto prepared = score.prepared(mine, step.new_tokens * this->map.shape.group());
+    if (score.scratch_bytes() > 0) prepared.scratch = shared_array<std::byte>(t, score.scratch_bytes());  // each team its own
+    operation::score_listed(t, this->view(step), head, prepared, at.x * run, at.x * run + run, score, mine);
   }
 };
 
@@ -504,6 +543,12 @@ void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
     } else {
       i64 const run = i64{detail::tiles_of_team} * memory_map<S>::tile_blocks, scratch = sizes.score().scratch_bytes();
       on.template launch<32>({ceil_div(sizes.blocks, run), heads, sequences}, scratch, detail::score_kernel<S>{common});
+      if constexpr (operation::has_two_levels<S>)
+        for (int round = 0; round < operation::score_rounds<S>; ++round) {
+          using fine = detail::score_listed_kernel<S>;
+          on.template launch<detail::select_threads<S>>({heads, sequences}, round_up(operation::list_groups_bytes, 16), detail::list_kernel<S>{common, round});
+          on.template launch<32>({ceil_div(sizes.blocks, S::summary::group_blocks * fine::run), heads, sequences}, scratch, fine{common});
+        }
     }
   }
   if constexpr (detail::selects_by_runs<S>) {

@@ -116,14 +116,18 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
     }
   };
   auto const view_of = [&](i64 item) { return sequence_view<S>{map, memory, steps[item / heads].slot, steps[item / heads].pages}; };
+  auto const budget_of = [&](i64 item) {  // blocks, of those that may be selected
+    sequence_step const& step = steps[item / heads];
+    return typename S::select{}.with_budget(std::min(step.selected_blocks, step.sealed - view_of(item).outliers(int(item % heads)).count));
+  };
+  auto const rows_of = [&](i64 item) { return S::reduce::acts_on_queries ? i64{1} : steps[item / heads].new_tokens * scored_rows; };
   // What follows the scores of a (sequence, KV head): `mine` is the scratch that has them.
   auto const select_from = [&](serial_team& t, i64 item, std::byte* mine, row_view<float const> scores, double scored, detail::stopwatch& watch, int worker) {
     sequence_step const& step = steps[item / heads];
     int const head = int(item % heads);
     auto const from = view_of(item);
     row_view<logical_block> const to{ids + item * sizes.selected, sizes.selected};
-    i64 const scored_blocks = step.sealed - from.outliers(head).count;
-    i64 const count = typename S::select{}.with_budget(std::min(step.selected_blocks, scored_blocks))(t, scores, to);
+    i64 const count = budget_of(item)(t, scores, to);
     for (i64 i = count; i < to.count; ++i) to[i] = logical_block{-1};
     counts[item] = count;
     if constexpr (S::remainder::estimates)
@@ -142,8 +146,13 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
     if (per_worker) {
       per_worker[worker].seconds.score += scored;
       per_worker[worker].seconds.select += watch.lap();
-      if (scores.data)
+      if (scores.data) {
+        if constexpr (operation::has_two_levels<S>)
+          per_worker[worker].scored_blocks += std::min(step.sealed, sizes.score().levels(mine + sizes.io_bytes()).counts[1] * S::summary::group_blocks);
+        else
+          per_worker[worker].scored_blocks += step.sealed;
         per_worker[worker].undefined_scores += std::count_if(scores.begin(), scores.end(), [](float x) { return x != x; }) - from.outliers(head).count;
+      }
     }
   };
   auto const team_in = [&](std::byte* mine) { return serial_team(mine + sizes.io_bytes() + sizes.score().bytes(), sizes.select_bytes, on.kernels()); };
@@ -163,23 +172,49 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
                                     weights_in(region(item)));
         if (per_worker) per_worker[worker].seconds.score += watch.lap();
       });
-      on.for_each(items * most_runs, [&](i64 unit, int worker) {
-        i64 const item = unit / most_runs, first = unit % most_runs * run, sealed = steps[item / heads].sealed;
-        if (first >= sealed) return;
-        detail::stopwatch watch(per_worker != nullptr);
-        serial_team t(nullptr, 0, on.kernels());
-        auto prepared = sizes.score().prepared(scratch_of(item), steps[item / heads].new_tokens * scored_rows);
-        prepared.scratch = sizes.score().prepared(scratch_of(worker), 0).scratch;  // the worker's own
-        operation::score_tiles(t, view_of(item), int(item % heads), prepared, first, std::min(sealed, first + run), sizes.score(), scratch_of(item));
-        if (per_worker) per_worker[worker].seconds.score += watch.lap();
-      });
+      // score(team, item, prepared, first, last): by runs of what each item has
+      auto const share_out = [&](auto const& score) {
+        on.for_each(items * most_runs, [&](i64 unit, int worker) {
+          i64 const item = unit / most_runs, first = unit % most_runs * run, sealed = steps[item / heads].sealed;
+          if (first >= sealed) return;
+          detail::stopwatch watch(per_worker != nullptr);
+          serial_team t(nullptr, 0, on.kernels());
+          auto prepared = sizes.score().prepared(scratch_of(item), steps[item / heads].new_tokens * scored_rows);
+          prepared.scratch = sizes.score().prepared(scratch_of(worker), 0).scratch;  // the worker's own
+          score(t, item, prepared, first, std::min(sealed, first + run));
+          if (per_worker) per_worker[worker].seconds.score += watch.lap();
+        });
+      };
+      if constexpr (operation::has_two_levels<S>) {
+        share_out([&](serial_team& t, i64 item, auto const& prepared, i64 first, i64 last) {
+          operation::score_groups(t, view_of(item), int(item % heads), prepared, first, last, sizes.score(), scratch_of(item));
+        });
+        for (int round = 0; round < operation::score_rounds<S>; ++round) {
+          on.for_each(items, [&](i64 item, int worker) {
+            detail::stopwatch watch(per_worker != nullptr);
+            auto t = team_in(region(item));
+            if (i64 const sealed = steps[item / heads].sealed; sealed > 0)
+              operation::list_groups(t, view_of(item), int(item % heads), round, rows_of(item), sealed, budget_of(item).max_selected(sealed), sizes.score(),
+                                     scratch_of(item));
+            if (per_worker) per_worker[worker].seconds.score += watch.lap();
+          });
+          share_out([&](serial_team& t, i64 item, auto const& prepared, i64 first, i64 last) {
+            constexpr i64 group_blocks = S::summary::group_blocks;  // a run of blocks is one of as many groups of the list
+            operation::score_listed(t, view_of(item), int(item % heads), prepared, first / group_blocks, ceil_div(last, group_blocks), sizes.score(),
+                                    scratch_of(item));
+          });
+        }
+      } else {
+        share_out([&](serial_team& t, i64 item, auto const& prepared, i64 first, i64 last) {
+          operation::score_tiles(t, view_of(item), int(item % heads), prepared, first, last, sizes.score(), scratch_of(item));
+        });
+      }
       on.for_each(items, [&](i64 item, int worker) {
         detail::stopwatch watch(per_worker != nullptr);
         auto t = team_in(region(item));
         row_view<float const> scores{nullptr, steps[item / heads].sealed};
         if (scores.count > 0)
-          scores = operation::reduce_scores(t, view_of(item), int(item % heads), S::reduce::acts_on_queries ? 1 : steps[item / heads].new_tokens * scored_rows,
-                                            scores.count, sizes.score(), scratch_of(item));
+          scores = operation::reduce_scores(t, view_of(item), int(item % heads), rows_of(item), scores.count, sizes.score(), scratch_of(item));
         double const reduced = watch.lap();
         select_from(t, item, region(item), scores, reduced, watch, worker);
       });
@@ -193,8 +228,23 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
     auto t = team_in(mine);
     if constexpr (S::select::reads_scores) {
       auto const queries = queries_of(item, mine);
-      if (step.sealed > 0)
-        scores = operation::score(t, view_of(item), int(item % heads), queries, step.sealed, sizes.score(), mine + sizes.io_bytes(), weights_in(mine));
+      std::byte* const scratch = mine + sizes.io_bytes();
+      if constexpr (operation::has_two_levels<S>) {
+        if (step.sealed > 0) {
+          int const head = int(item % heads);
+          auto const from = view_of(item);
+          auto const prepared = operation::prepare_scores(t, from, head, queries, sizes.score(), scratch);
+          operation::score_groups(t, from, head, prepared, 0, step.sealed, sizes.score(), scratch);
+          for (int round = 0; round < operation::score_rounds<S>; ++round) {
+            auto lister = team_in(mine);
+            operation::list_groups(lister, from, head, round, prepared.count, step.sealed, budget_of(item).max_selected(step.sealed), sizes.score(), scratch);
+            operation::score_listed(t, from, head, prepared, 0, step.sealed, sizes.score(), scratch);
+          }
+          scores = operation::reduce_scores(t, from, head, prepared.count, step.sealed, sizes.score(), scratch);
+        }
+      } else {
+        if (step.sealed > 0) scores = operation::score(t, view_of(item), int(item % heads), queries, step.sealed, sizes.score(), scratch, weights_in(mine));
+      }
     }
     double const scored = watch.lap();
     select_from(t, item, mine, scores, scored, watch, worker);

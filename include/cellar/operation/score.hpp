@@ -4,6 +4,23 @@
 
 namespace cellar::inline CELLAR_ABI::operation {
 
+/// True where a coarse level of the summary says which blocks the fine one scores (operation/score_levels.hpp).
+template <offloading_scheme S>
+inline constexpr bool has_two_levels = two_level_summary<typename S::summary, S::head_dim>;
+
+/// Where two levels meet, for one KV head.
+struct score_levels {
+  float* logits = nullptr;          // [scored rows][stride] coarse ones, then what they are reduced to, [stride]
+  i64 stride = 0;                   // groups, padded
+  logical_block* listed = nullptr;  // [groups] ascending: whose blocks are scored next
+  float* gathered = nullptr;        // [blocks]
+  i64* counts = nullptr;            // groups that are listed; that were, in all rounds
+
+  /// One row is its own reduction where queries are reduced.
+  bool is_reduced_before = false;
+  CELLAR_HD float* reduced(i64 rows) const { return is_reduced_before ? logits : logits + rows * stride; }
+};
+
 /// Scratch of `score` for one KV head, in bytes; every part is 16-byte aligned.
 template <offloading_scheme S>
 struct score_workspace {
@@ -32,7 +49,24 @@ struct score_workspace {
     std::byte* const data = workspace + query_bytes();
     return {data, S::reduce::acts_on_queries ? 1 : query_rows, data + prepared_bytes()};
   }
-  CELLAR_HD i64 bytes() const { return 2 * query_bytes() + prepared_bytes() + scratch_bytes() + score_bytes(); }
+  /// One score a block, of what was scored for `rows` prepared rows.
+  CELLAR_HD float* result(std::byte* workspace, i64 rows) const {
+    return S::reduce::acts_on_queries ? scores(workspace) : scores(workspace) + rows * padded_blocks();
+  }
+  CELLAR_HD score_levels levels(std::byte* workspace) const requires(has_two_levels<S>) {
+    std::byte* const at = reinterpret_cast<std::byte*>(scores(workspace)) + score_bytes();
+    i64 const groups = padded_blocks() / S::summary::group_blocks;
+    auto* const logits = reinterpret_cast<float*>(at + 16);
+    float* const gathered = logits + (scored_rows() + 1) * groups;
+    return {logits, groups, reinterpret_cast<logical_block*>(gathered + padded_blocks()), gathered, reinterpret_cast<i64*>(at), S::reduce::acts_on_queries};
+  }
+  CELLAR_HD i64 level_bytes() const {
+    if constexpr (has_two_levels<S>)
+      return round_up(16 + 4 * ((scored_rows() + 2) * (padded_blocks() / S::summary::group_blocks) + padded_blocks()), 16);
+    else
+      return 0;
+  }
+  CELLAR_HD i64 bytes() const { return 2 * query_bytes() + prepared_bytes() + scratch_bytes() + score_bytes() + level_bytes(); }
 };
 
 /// Scores far blocks of a sequence for one KV head's query group, in three steps, of which the second may be shared out by ranges of tiles: queries are
@@ -88,7 +122,17 @@ CELLAR_HD void score_tiles(Team& t, sequence_view<S> const& from, int head, prep
   }
 }
 
-/// One score a block. Outliers have no part in it: their score is NaN.
+/// Outliers have no part in a selection.
+template <team Team, offloading_scheme S>
+CELLAR_HD void mark_outliers(Team& t, sequence_view<S> const& from, int head, i64 blocks, float* row, float value = undefined) {
+  auto const outliers = from.outliers(head);
+  if (outliers.count == 0) return;
+  for (i64 i = t.rank(); i < outliers.count; i += t.size())
+    if (number(outliers[i]) < blocks) row[number(outliers[i])] = value;
+  t.sync();
+}
+
+/// One score a block; of two levels it is there already. Outliers have no part in it: their score is NaN.
 ///
 /// Shapes  returned scores [blocks], in the workspace
 template <team Team, offloading_scheme S>
@@ -96,25 +140,18 @@ CELLAR_HD row_view<float const> reduce_scores(Team& t, sequence_view<S> const& f
                                               std::byte* workspace) {
   float* const scores = sizes.scores(workspace);
   i64 const stride = sizes.padded_blocks();
-  auto const outliers = from.outliers(head);
-  auto const mark = [&](float* row, float value) {
-    for (i64 i = t.rank(); i < outliers.count; i += t.size())
-      if (number(outliers[i]) < blocks) row[number(outliers[i])] = value;
-    t.sync();
-  };
-  float* result = scores;
-  if constexpr (!S::reduce::acts_on_queries) {
-    if (outliers.count > 0)
-      for (i64 h = 0; h < rows; ++h) mark(scores + h * stride, -infinity);  // no weight in a softmax
-    result = scores + rows * stride;
+  float* const result = sizes.result(workspace, rows);
+  if constexpr (!S::reduce::acts_on_queries && !has_two_levels<S>) {
+    for (i64 h = 0; h < rows; ++h) mark_outliers(t, from, head, blocks, scores + h * stride, -infinity);  // no weight in a softmax
     typename S::reduce{}(t, matrix_view<float const>{scores, rows, stride, blocks}, row_view<float>{result, blocks});
   }
-  if (outliers.count > 0) mark(result, undefined);
+  mark_outliers(t, from, head, blocks, result);
   return {result, blocks};
 }
 
 /// The three steps in one: scores of blocks [0, blocks).
 template <team Team, offloading_scheme S>
+  requires(!has_two_levels<S>)
 CELLAR_HD row_view<float const> score(Team& t, sequence_view<S> const& from, int head, matrix_view<float const, memory_map<S>::scored_dim> queries, i64 blocks,
                                       score_workspace<S> const& sizes, std::byte* workspace, float const* weights = nullptr) {
   auto const prepared = prepare_scores(t, from, head, queries, sizes, workspace, weights);

@@ -3,7 +3,7 @@
 
 #include "cellar/operation/observe.hpp"
 #include "cellar/operation/remainder.hpp"
-#include "cellar/operation/score.hpp"
+#include "cellar/operation/score_levels.hpp"
 
 namespace cellar::inline CELLAR_ABI::operation {
 
@@ -17,7 +17,8 @@ struct decode_workspace {
   i64 run_bytes = 0;  ///< Planes of one (block, KV head) and its shared ones, where the tier is not read in place.
   i64 tokens = 1;     ///< Query tokens of a sequence.
 
-  static constexpr i64 select_bytes = round_up(i64(S::select::shared_bytes), 16);
+  static constexpr i64 select_bytes =
+      round_up(has_two_levels<S> && list_groups_bytes > i64(S::select::shared_bytes) ? list_groups_bytes : i64(S::select::shared_bytes), 16);
   CELLAR_HD score_workspace<S> score() const { return {memory_map<S>::is_indexed ? tokens : rows, S::select::reads_scores ? blocks : 0, heads}; }
   CELLAR_HD attend_workspace<S> attend() const { return {rows}; }
   CELLAR_HD i64 index_rows() const { return memory_map<S>::is_indexed ? tokens * scored_queries<S>(0) : 0; }

@@ -124,6 +124,12 @@ struct checked_scheme {
                 "cellar: outliers, remainders and mean queries are of keys and queries: a scheme whose summary is of index keys has none of them");
   static_assert(!remainder_by_class<typename S::remainder> || classifies_blocks<typename S::summary>,
                 "cellar: a remainder by class needs a summary that sorts blocks into classes, such as quantized_key of cluster_codes");
+  static constexpr bool has_two_levels = two_level_summary<typename S::summary, head_dim>;
+  static_assert(!has_two_levels || blockwise_reduction<typename S::reduce>,
+                "cellar: two levels need a reduction of each block's own logits (mean_query, sum_of_logits, max_of_logits): a softmax is of all blocks");
+  static_assert(!has_two_levels || selector_of_highest<typename S::select>,
+                "cellar: two levels need a selection of the highest scores alone, as top_k and threshold are");
+  static_assert(!has_two_levels || !S::remainder::estimates, "cellar: a remainder is weighed by scores of all blocks: use a summary of one level");
   static constexpr bool value = true;
 };
 

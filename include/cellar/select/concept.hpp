@@ -21,6 +21,11 @@ concept group_reduction = std::semiregular<R> && requires(R const& r, serial_tea
   { r(t, rows, out) } -> std::same_as<void>;
 };
 
+/// Scores each block by its own logits alone (or by queries that are reduced before), so that larger ones give no smaller score: bounds of logits reduce to a
+/// bound of the score, in f32 too.
+template <class R>
+concept blockwise_reduction = group_reduction<R> && R::is_blockwise;
+
 template <class S>
 concept block_selector = std::semiregular<S> && requires(S const& s, serial_team& t, row_view<float const> scores, row_view<logical_block> ids, i64 k) {
   { S::reads_scores } -> std::convertible_to<bool>;  // false: scoring is skipped
@@ -29,5 +34,9 @@ concept block_selector = std::semiregular<S> && requires(S const& s, serial_team
   { s.max_selected(k) } -> std::same_as<i64>;        // of that many blocks: known on the host, an allocation size
   { s(t, scores, ids) } -> std::same_as<i64>;        // the count, the same on every member; ids.count >= max_selected(scores.count)
 };
+
+/// Takes blocks of the max_selected highest scores, and how many of them depends on these scores alone: lower ones need not be known.
+template <class S>
+concept selector_of_highest = block_selector<S> && S::takes_highest;
 
 }  // namespace cellar

@@ -77,6 +77,7 @@ static_assert(group_reduction<mean_of_softmaxes>);
 /// Source  PQCache sums over the group, arXiv:2407.12820
 struct sum_of_logits {
   static constexpr bool acts_on_queries = false;
+  static constexpr bool is_blockwise = true;
 
   template <team Team>
   CELLAR_HD void operator()(Team& t, matrix_view<float const> rows, row_view<float> out) const {
@@ -88,13 +89,15 @@ struct sum_of_logits {
     t.sync();
   }
 };
-static_assert(group_reduction<sum_of_logits>);
+static_assert(blockwise_reduction<sum_of_logits>);
 
 /// score = largest of the rows' logits. A NaN gives way; a block whose logits are all NaN stays NaN.
 ///
-/// For scores that are no logits of a softmax, such as collisions of hashes: the block is at or above a bound where one of the rows is.
+/// Not comparable between heads whose queries differ in length, as max_of_softmaxes is: what its normaliser costs is that no block is scored by itself. For
+/// scores that are no logits of a softmax, such as collisions of hashes, a block is at or above a bound where one of the rows is.
 struct max_of_logits {
   static constexpr bool acts_on_queries = false;
+  static constexpr bool is_blockwise = true;
 
   template <team Team>
   CELLAR_HD void operator()(Team& t, matrix_view<float const> rows, row_view<float> out) const {
@@ -103,13 +106,14 @@ struct max_of_logits {
     t.sync();
   }
 };
-static_assert(group_reduction<max_of_logits>);
+static_assert(blockwise_reduction<max_of_logits>);
 
 /// score = logit of the mean query: the group is scored once.
 ///
 /// Source  arXiv:2604.08426, serving path
 struct mean_query {
   static constexpr bool acts_on_queries = true;
+  static constexpr bool is_blockwise = true;
 
   template <team Team>
   CELLAR_HD void operator()(Team& t, matrix_view<float const> rows, row_view<float> out) const {
@@ -121,6 +125,6 @@ struct mean_query {
     t.sync();
   }
 };
-static_assert(group_reduction<mean_query>);
+static_assert(blockwise_reduction<mean_query>);
 
 }  // namespace cellar::select

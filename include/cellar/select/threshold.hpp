@@ -20,6 +20,7 @@ template <class Alpha = std::ratio<4>>
 struct threshold {
   static_assert(Alpha::num > 0, "threshold: Alpha must be above zero");
   static constexpr bool reads_scores = true;
+  static constexpr bool takes_highest = true;
   static constexpr float alpha = float(double(Alpha::num) / double(Alpha::den));
   static constexpr i64 shared_bytes = detail::radix_scratch<std::uint32_t>::bytes + detail::cells::bytes;
 
@@ -44,6 +45,6 @@ struct threshold {
     return detail::write_highest(t, scores, count < most ? count : most, ids, scratch);
   }
 };
-static_assert(block_selector<threshold<>> && block_selector<threshold<std::ratio<1, 2>>>);
+static_assert(selector_of_highest<threshold<>> && block_selector<threshold<std::ratio<1, 2>>>);
 
 }  // namespace cellar::select

@@ -10,6 +10,7 @@ namespace cellar::inline CELLAR_ABI::select {
 /// Complexity  at most six readings of the scores
 struct top_k {
   static constexpr bool reads_scores = true;
+  static constexpr bool takes_highest = true;
   static constexpr i64 shared_bytes = detail::radix_scratch<std::uint32_t>::bytes + detail::cells::bytes;
 
   i64 k = 0;
@@ -24,6 +25,6 @@ struct top_k {
     return take == 0 ? 0 : detail::write_highest(t, scores, take, ids, scratch);
   }
 };
-static_assert(block_selector<top_k>);
+static_assert(selector_of_highest<top_k>);
 
 }  // namespace cellar::select

@@ -12,6 +12,7 @@ template <storage_scalar Scalar = bf16>
 struct box_digest {
   static constexpr bool is_upper_bound = false;
   static constexpr int tile_blocks = min_max<Scalar>::tile_blocks;
+  using boxes_of = box_digest;
   using plain_tiles_of = box_digest;  ///< A tile is plain scalars, for itself only: what derives from it may score otherwise.
   using tile_scalar = Scalar;
   CELLAR_HD static constexpr int tile_channels(int head_dim) { return min_max<Scalar>::tile_channels(head_dim); }
@@ -52,7 +53,11 @@ struct box_digest {
   CELLAR_HD void score_tile(Team& t, prepared_queries<std::byte const, D> from, std::byte const* tile, matrix_view<float> scores) const {
     min_max<Scalar>{}.score_tile(t, from, tile, scores);
   }
+  template <int D, team Team>
+  CELLAR_HD void box_of(Team const& t, std::byte const* tile, int lane, float* low, float* high) const {
+    min_max<Scalar>{}.template box_of<D>(t, tile, lane, low, high);
+  }
 };
-static_assert(block_summary<box_digest<>> && block_summary<box_digest<float>>);
+static_assert(boxed_summary<box_digest<>> && block_summary<box_digest<>> && block_summary<box_digest<float>>);
 
 }  // namespace cellar::summary

@@ -80,7 +80,46 @@ concept indexed_summary = summary_facts<S> && requires {
   { s.prepare(t, queries, weights, to) } -> std::same_as<void>;  // queries, weights [tokens * index_heads]
 };
 
+/// Says where its scores lie at most, which a coarser level covers (two_level): in a box, the low and the high of each channel.
+///
+/// It names itself, as a plain_codec does.
+///
+/// Laws  the score of a lane that was built is at most the sum over channels of max(q * low, q * high), but for the rounding of its own sums of such products:
+///       at most 4 (head_dim + 32) 2^-24 |q| |x|, x the longest of the box
+template <class S, int HeadDim = 128>
+concept boxed_summary = block_summary<S, HeadDim> && std::same_as<typename S::boxes_of, S> &&
+    requires(S const& s, serial_team& t, std::byte const* tile, int lane, float* low, float* high) {
+  { s.template box_of<HeadDim>(t, tile, lane, low, high) } -> std::same_as<void>;  // [head_dim] each; one member's work
+};
+
+/// An upper bound that comes to hold for one box after the other.
+///
+/// Laws  after cover, a lane's score for any q is at least q . x + slack |q| for every x of the boxes that it has covered since is_first, and that in f32 as
+///       score_tile rounds
+template <class S, int HeadDim = 128>
+concept covering_summary = block_summary<S, HeadDim> && S::is_upper_bound &&
+    requires(S const& s, serial_team& t, float const* low, float const* high, float slack, std::byte* tile, int lane, bool is_first) {
+  { s.template cover<HeadDim>(t, low, high, slack, tile, lane, is_first) } -> std::same_as<void>;  // one member's work, on that lane alone
+};
+
+/// Two levels: coarse scores of groups of group_blocks consecutive blocks tell of which groups the fine level is asked; the other blocks score -infinity.
+///
+/// Laws  score_tile is the fine level of all blocks; score_group gives a group the same bits
+///       rule::is_exact: a group's coarse score is no number, or at least the fine score of each of its blocks
+template <class S, int HeadDim = 128>
+concept two_level_summary = block_summary<S, HeadDim> &&
+    requires(S const& s, serial_team& t, prepared_queries<std::byte const, HeadDim> from, std::byte const* tile, int group, matrix_view<float> scores, i64 n) {
+  { S::group_blocks } -> std::convertible_to<int>;                  // divides tile_blocks
+  { S::rule::is_exact } -> std::convertible_to<bool>;               // groups whose bound reaches the k-th best score so far follow the first ones
+  { S::rule::first(n, n) } -> std::same_as<i64>;                    // (groups, groups that what is selected would fill): asked first, by highest coarse score
+  { s.score_groups(t, from, tile, scores) } -> std::same_as<void>;  // scores [query, tile_blocks / group_blocks]
+  { s.score_group(t, from, tile, group, scores) } -> std::same_as<void>;  // scores [query, group_blocks]
+};
+
 namespace detail {
+
+/// What a score's rounding in f32 is at most, of |q| |x|: 4 (head_dim + 32) 2^-24.
+CELLAR_HD constexpr float score_rounding(int head_dim) { return 4.0f * float(head_dim + 32) * 0x1p-24f; }
 
 /// The part of a summary whose prepared queries are the queries themselves, in f32: (query, channel).
 struct plain_queries {

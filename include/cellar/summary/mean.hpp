@@ -12,6 +12,7 @@ template <storage_scalar Scalar = bf16>
 struct mean : cellar::detail::plain_queries {
   static constexpr bool is_upper_bound = false;
   static constexpr int tile_blocks = 16;
+  using boxes_of = mean;
   using plain_tiles_of = mean;  ///< A tile is plain scalars, for itself only: what derives from it may score otherwise.
   using tile_scalar = Scalar;
   CELLAR_HD static constexpr int tile_channels(int head_dim) { return head_dim; }  ///< Of a tile, [channel][block].
@@ -35,7 +36,12 @@ struct mean : cellar::detail::plain_queries {
     score_lanes<Scalar>(t, reinterpret_cast<float const*>(from.data), D, from.count, D, tile, tile_blocks, scores);
     t.sync();
   }
+
+  template <int D, team Team>
+  CELLAR_HD void box_of(Team const&, std::byte const* tile, int lane, float* low, float* high) const {
+    for (int c = 0; c < D; ++c) low[c] = high[c] = to_float(reinterpret_cast<Scalar const*>(tile)[c * tile_blocks + lane]);
+  }
 };
-static_assert(block_summary<mean<>> && block_summary<mean<float>>);
+static_assert(boxed_summary<mean<>> && block_summary<mean<>> && block_summary<mean<float>>);
 
 }  // namespace cellar::summary

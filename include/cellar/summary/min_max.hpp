@@ -14,6 +14,7 @@ template <storage_scalar Scalar = bf16>
 struct min_max {
   static constexpr bool is_upper_bound = true;
   static constexpr int tile_blocks = 16;
+  using boxes_of = min_max;
   using plain_tiles_of = min_max;  ///< A tile is plain scalars, for itself only: what derives from it may score otherwise.
   using tile_scalar = Scalar;
   CELLAR_HD static constexpr int tile_channels(int head_dim) { return 2 * head_dim; }  ///< Of a tile, [channel][block]: low and high bounds by turns.
@@ -55,7 +56,28 @@ struct min_max {
     score_lanes<Scalar>(t, reinterpret_cast<float const*>(from.data), 2 * D, from.count, 2 * D, tile, tile_blocks, scores);
     t.sync();
   }
+
+  template <int D, team Team>
+  CELLAR_HD void box_of(Team const&, std::byte const* tile, int lane, float* low, float* high) const {
+    auto const* const from = reinterpret_cast<Scalar const*>(tile);
+    for (int c = 0; c < D; ++c) {
+      low[c] = to_float(from[2 * c * tile_blocks + lane]);
+      high[c] = to_float(from[(2 * c + 1) * tile_blocks + lane]);
+    }
+  }
+  /// Bounds are widened by a share of themselves for the rounding of a score, whose terms they are, and by slack, which times |q|_1 is at least slack |q|.
+  template <int D, team Team>
+  CELLAR_HD void cover(Team const&, float const* low, float const* high, float slack, std::byte* tile, int lane, bool is_first) const {
+    constexpr float share = cellar::detail::score_rounding(D);
+    auto* const to = reinterpret_cast<Scalar*>(tile);
+    for (int c = 0; c < D; ++c) {
+      Scalar *const below = to + 2 * c * tile_blocks + lane, *const above = to + (2 * c + 1) * tile_blocks + lane;
+      float const a = low[c] - slack - share * (low[c] < 0 ? -low[c] : low[c]), b = high[c] + slack + share * (high[c] < 0 ? -high[c] : high[c]);
+      if (is_first || a < to_float(*below)) *below = rounded_down<Scalar>(a);
+      if (is_first || b > to_float(*above)) *above = rounded_up<Scalar>(b);
+    }
+  }
 };
-static_assert(block_summary<min_max<>> && block_summary<min_max<float>>);
+static_assert(boxed_summary<min_max<>> && covering_summary<min_max<>> && block_summary<min_max<>> && block_summary<min_max<float>>);
 
 }  // namespace cellar::summary

@@ -31,20 +31,23 @@ struct landmark_center<Codec> {
 ///
 /// A codec over all heads makes one landmark of a block's keys of all heads.
 ///
+/// Template TileBlocks: 1 lets single landmarks be scored, their rows consecutive (two_level); more are interleaved
 /// Score   q . decode(landmark), up to rounding
 /// Bytes   Codec's row a block; block_mean adds 2 * head_dim a tile
 /// Source  arXiv:2604.08426 (one 2-bit landmark a token); centring is ours (docs/design.md)
-template <class Codec>
+template <class Codec, int TileBlocks = detail::landmark_center<Codec>::tile_blocks>
 struct quantized_key {
   using center_facts = detail::landmark_center<Codec>;
   using base_codec = typename center_facts::base_codec;
   using learns = typename center_facts::learns;
   static constexpr bool is_upper_bound = false;
-  static constexpr int tile_blocks = center_facts::tile_blocks;
+  static constexpr int tile_blocks = TileBlocks;
   static constexpr bool turns = center_facts::turns;
   static constexpr bool stores_mean = center_facts::stores_mean;
   static constexpr scope head_scope = scope_of<Codec>;
   static_assert(base_codec::token_group == 1, "quantized_key: the inner codec must store single rows");
+  static_assert(TileBlocks == center_facts::tile_blocks || (!turns && !stores_mean), "quantized_key: a centre fixes how many blocks a tile has");
+  using boxes_of = std::conditional_t<turns || stores_mean || scope_of<Codec> == scope::all_heads, void, quantized_key>;
 
   Codec codec;
   int block_tokens = 1;
@@ -165,6 +168,19 @@ struct quantized_key {
     }
     if constexpr (turns) add_turned_share<D>(t, query, from.count, reinterpret_cast<float const*>(extras + from.count * extra_bytes(D)), from.scratch, scores);
     t.sync();
+  }
+
+  /// The landmark as decoded.
+  template <int D, team Team>
+  CELLAR_HD void box_of(Team const& t, std::byte const* tile, int lane, float* low, float* high) const {
+    constexpr row_bytes stored = base_codec{}.bytes(D);
+    constexpr i64 unit = base_codec::code_unit;
+    std::byte row[stored.codes + stored.scales + 1];
+    for (i64 i = 0; i < stored.codes; ++i) row[i] = tile[(i / unit * tile_blocks + lane) * unit + i % unit];
+    for (i64 i = 0; i < stored.scales; ++i) row[stored.codes + i] = tile[tile_blocks * stored.codes + lane * stored.scales + i];
+    serial_team alone = cellar::detail::alone_in(t);
+    base().decode(alone, row_parts<std::byte const>{row, row + stored.codes, 0, 0}, matrix_view<float, D>{low, 1});
+    for (int c = 0; c < D; ++c) high[c] = low[c];
   }
 
  private:
