@@ -84,6 +84,28 @@ TEST_CASE("a group's bound is at least every fine score of its blocks, as both a
   });
 }
 
+TEST_CASE("a bound holds where a rotated code's product is nothing but rounding") {
+  constexpr int d = 64;
+  summary::two_level<summary::min_max<float>, key<codec::higgs<2, 256, 1>, 1>, 1> const two;
+  random_numbers r(12);
+  auto const keys = r.normals(1600 * d);
+  std::vector<float> queries(d * d, 0.0f);  // one channel each: of some keys it is next to 0, and the sum of rotated products is not
+  for (std::size_t c = 0; c < d; ++c) queries[c * d + c] = 1;
+  auto const s = score<d>(two, keys, 1, queries, 16);
+  std::vector<std::byte> prepared(std::size_t(two.prepared_bytes(d, d)) + 16);
+  serial_team t;
+  prepared_queries<std::byte, d> const to{prepared.data(), d, nullptr};
+  two.prepare(t, rows_of<d>(std::as_const(queries)), to);
+  std::vector<float> bounds(d * 16);
+  std::int64_t wrong = 0;
+  for (std::int64_t tile = 0; tile < 100; ++tile) {
+    two.score_groups(t, prepared_queries<std::byte const, d>(to), s.tiles.data() + tile * two.tile_bytes(d), matrix_view<float>{bounds.data(), d, 16, 16});
+    for (std::size_t h = 0; h < d; ++h)
+      for (std::size_t b = 0; b < 16; ++b) wrong += !(bounds[h * 16 + b] >= s.logits[h][std::size_t(tile) * 16 + b]);
+  }
+  CHECK(wrong == 0);
+}
+
 TEST_CASE("bounds are about as tight as their definition") {
   constexpr int d = 64;
   random_numbers r(5);
