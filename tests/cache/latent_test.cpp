@@ -107,6 +107,13 @@ TEST_CASE("values in keys take no memory, and are what the keys are") {
   CHECK(map.near_sequence() == 104 * 576 * 2);
   CHECK(operation::append_workspace_bytes<Scheme>(map.shape) == 64 * 576 * 4);
 
+  std::vector<std::byte> near(std::size_t(map.near_sequence()));
+  layer_memory<Scheme> memory{};
+  memory.near = near.data();
+  sequence_view<Scheme> const view{map, memory, 0, {}};
+  CHECK(view.near_row(0, 1, 70) == view.near_row(0, 0, 70));
+  CHECK(reinterpret_cast<std::byte*>(view.near_row(0, 0, 70)) == near.data() + 70 * 576 * 2);
+
   // Keys whose last channels are zero, against a cache that stores these values.
   using dense = scheme::dense<24, f16>;
   using small = scheme::latent<dense, 16>;
