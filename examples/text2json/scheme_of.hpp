@@ -317,10 +317,8 @@ bool needs_queries(std::string const& name) {
   return needs;
 }
 
-/// make_scheme on an executor.
-template <class Compiled, class Executor>
-std::unique_ptr<scheme_on_prompt> make_scheme_on(Executor const& on, std::string const& name, engine::model const& model, engine::staged_prompt& prompt,
-                                                 int sequences, std::int64_t generated_tokens, allowance const& allowed) {
+/// The budget that a scheme has of an allowance.
+inline cellar::budget budget_of(std::string_view name, allowance const& allowed) {
   cellar::budget budget{.tokens = allowed.tokens, .window = allowed.window};
   if (name == "shadow_kv") budget.outliers = 48;  // as published, for 2048 tokens
   if (name == "shadow_kv_scaled" || name == "mean_landmark_outliers") budget.outliers = (24 * allowed.tokens + 1023) / 1024;
@@ -333,22 +331,43 @@ std::unique_ptr<scheme_on_prompt> make_scheme_on(Executor const& on, std::string
     budget.outliers = (allowed.tokens + allowed.window) / 2;
     budget.window = allowed.tokens + allowed.window - budget.outliers;
   }
-  std::unique_ptr<scheme_on_prompt> made;
-  auto const make = [&]<class Scheme>(std::type_identity<Scheme>) {
-    made = std::make_unique<scheme_of<Scheme, Executor>>(on, model, prompt, sequences, generated_tokens, budget);
-  };
+  return budget;
+}
+
+/// make_scheme, by make(the width as a constant, the budget): null where there is no such scheme.
+template <class Compiled, class Make>
+std::unique_ptr<scheme_on_prompt> make_scheme_by(std::string const& name, engine::model const& model, allowance const& allowed, Make const& make) {
   if (model.config().global_layers() < model.config().layers)
     throw std::invalid_argument("This program runs models whose layers all see all tokens; some of this one's have a sliding window. Choose another model.");
   int const head_dim = model.config().head_dim;
-  bool is_found = false;
+  std::unique_ptr<scheme_on_prompt> made;
   bool const is_width_compiled =
-      Compiled::with_width(head_dim, [&]<int HeadDim>(std::integral_constant<int, HeadDim>) { is_found = visit<Compiled, HeadDim>(name, make); });
+      Compiled::with_width(head_dim, [&]<int HeadDim>(std::integral_constant<int, HeadDim> width) { made = make(width, budget_of(name, allowed)); });
   if (!is_width_compiled)
     throw std::invalid_argument("This program is not compiled for heads of " + std::to_string(head_dim) +
                                 " channels, as the model has. Configure with -DCELLAR_TEXT2JSON_HEAD_DIMS=" + std::to_string(head_dim) + ".");
-  if (!is_found)
-    throw std::invalid_argument("There is no scheme " + name + (std::ranges::count(scheme_names(), name) > 0 ? " compiled for this device." : "."));
+  if (!made) throw std::invalid_argument("There is no scheme " + name + (std::ranges::count(scheme_names(), name) > 0 ? " compiled for this device." : "."));
   return made;
 }
+
+/// make_scheme on an executor.
+template <class Compiled, class Executor>
+std::unique_ptr<scheme_on_prompt> make_scheme_on(Executor const& on, std::string const& name, engine::model const& model, engine::staged_prompt& prompt,
+                                                 int sequences, std::int64_t generated_tokens, allowance const& allowed) {
+  return make_scheme_by<Compiled>(name, model, allowed, [&]<int HeadDim>(std::integral_constant<int, HeadDim>, cellar::budget const& budget) {
+    std::unique_ptr<scheme_on_prompt> made;
+    visit<Compiled, HeadDim>(name, [&]<class Scheme>(std::type_identity<Scheme>) {
+      made = std::make_unique<scheme_of<Scheme, Executor>>(on, model, prompt, sequences, generated_tokens, budget);
+    });
+    return made;
+  });
+}
+
+/// Of the host's schemes, those whose place in all_schemes is Part modulo scheme_parts: null for others. Each is compiled in a source of its own
+/// (schemes_part.cpp), since all in one take long.
+inline constexpr int scheme_parts = 4;
+template <int HeadDim, int Part>
+std::unique_ptr<scheme_on_prompt> make_scheme_of_part(std::string const& name, engine::model const& model, engine::staged_prompt& prompt, int sequences,
+                                                      std::int64_t generated_tokens, cellar::budget const& budget);
 
 }  // namespace text2json
