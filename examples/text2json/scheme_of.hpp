@@ -55,6 +55,17 @@ struct exact_rows : cellar::scheme::yakv_centred<HeadDim, Scalar> {
   using value_codec = cellar::codec::identity<Scalar>;
 };
 
+/// What yakv_balanced has beside its landmarks: yakv_centred with four sinks (budget_of), and with the mean value in place of what was not chosen.
+template <int HeadDim, class Scalar>
+struct yakv_centred_mean : cellar::scheme::yakv_centred<HeadDim, Scalar> {
+  using remainder = cellar::attention::mean_value;
+};
+/// And its landmarks alone.
+template <int HeadDim, class Scalar, class Eigensolver>
+struct balanced_landmarks : cellar::scheme::yakv_balanced<HeadDim, Eigensolver, Scalar> {
+  using remainder = cellar::attention::no_remainder;
+};
+
 /// shadow_kv's choice with exact keys: the chunks that their landmark describes worst stay near.
 template <int HeadDim, class Scalar>
 struct mean_landmark_outliers : cellar::scheme::mean_landmark<HeadDim, Scalar> {
@@ -264,7 +275,9 @@ using all_schemes = std::tuple<
     named<"h2o", cellar::scheme::h2o<HeadDim, scalar>>, named<"magic_pig", compared<cellar::scheme::magic_pig<HeadDim, scalar>>>,
     named<"cluster_kv", cellar::scheme::cluster_kv<HeadDim, scalar>>,
     named<"retro_infer", cellar::scheme::retro_infer<HeadDim, scalar, 1024>>,  // clusters for prompts of 16k tokens
-    named<"paris_kv", compared<cellar::scheme::paris_kv<HeadDim, scalar>>>>;
+    named<"paris_kv", compared<cellar::scheme::paris_kv<HeadDim, scalar>>>, named<"yakv_balanced", cellar::scheme::yakv_balanced<HeadDim, lapack, scalar>>,
+    named<"balanced_landmarks", balanced_landmarks<HeadDim, scalar, lapack>>, named<"yakv_centred_sinks", cellar::scheme::yakv_centred<HeadDim, scalar>>,
+    named<"yakv_centred_mean", yakv_centred_mean<HeadDim, scalar>>>;
 
 /// What a program is compiled for: names of schemes with commas (all if empty), and widths of heads. Each pair is code of its own.
 template <literal Names, int... HeadDim>
@@ -326,6 +339,7 @@ inline cellar::budget budget_of(std::string_view name, allowance const& allowed)
     budget.sinks = std::min<std::int64_t>(4, allowed.tokens);
     budget.window = allowed.window + allowed.tokens - budget.sinks;
   }
+  if (name == "yakv_balanced" || name == "yakv_centred_sinks" || name == "yakv_centred_mean") budget.sinks = std::min<std::int64_t>(4, allowed.tokens);
   if (name == "snap_kv") budget.outliers = allowed.tokens;
   if (name == "h2o") {  // halves, as published
     budget.outliers = (allowed.tokens + allowed.window) / 2;

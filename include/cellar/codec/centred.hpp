@@ -87,32 +87,60 @@ CELLAR_HD constexpr float largest_centred(i64 channels) {
     return largest_summand;
 }
 
-/// Any codec, for rows minus their centre: the mean key before rotary embedding, turned to each row's position.
+/// Any codec, for rows minus their centre: the mean key before rotary embedding, turned to each row's position. A codec that learns from queries (balanced)
+/// does so from the differences.
 ///
+/// State  the mean; then Codec's, where it learns
 /// Error  that of Codec for the difference; the centre is exact in f32
 template <class Codec>
 struct centred<Codec, rotated_mean> {
   using base_codec = Codec;
   using center_type = rotated_mean;
-  using learns = rotated_mean;
+  using learns = std::conditional_t<trained<Codec>, centred, rotated_mean>;
   static constexpr bool is_exact = false;
   static constexpr scope head_scope = scope::one_head;
   static constexpr int token_group = 1;
   static_assert(Codec::token_group == 1, "centred: the inner codec must store single rows");
+  static_assert(!has_train<Codec>, "centred: the inner codec must learn from queries too, or not at all");
 
   Codec base;
   rotated_mean center;
 
   CELLAR_HD constexpr row_bytes bytes(i64 channels) const { return base.bytes(channels); }
   CELLAR_HD constexpr float largest(i64 channels) const { return largest_centred<Codec>(channels); }
-  CELLAR_HD i64 state_bytes(i64 channels) const { return center.state_bytes(channels); }
+  CELLAR_HD i64 state_bytes(i64 channels) const {
+    if constexpr (trained<Codec>)
+      return mean_bytes(channels) + base.state_bytes(channels);
+    else
+      return center.state_bytes(channels);
+  }
   CELLAR_HD centred with(rotary const& r) const { return {base, center.with(r)}; }
-  CELLAR_HD centred bind(std::byte const* state) const { return {base, center.bind(state)}; }
+  CELLAR_HD centred bind(std::byte const* state) const {
+    if constexpr (trained<Codec>)
+      return {base.bind(state + mean_bytes(2 * center.embedding().inverse_frequencies.count)), center.bind(state)};
+    else
+      return {base, center.bind(state)};
+  }
   CELLAR_HD centred at(i64 position) const { return {base, center.at(position)}; }
+  i64 train_scratch_bytes(i64 channels) const requires trains_in_scratch<Codec> { return base.train_scratch_bytes(channels); }
+  centred with_scratch(std::byte* scratch) const requires trains_in_scratch<Codec> { return {base.with_scratch(scratch), center}; }
 
   template <team Team, int D>
-  CELLAR_HD void train(Team& t, matrix_view<float const, D> keys, i64 first_position, std::byte* state) const {
-    center.train(t, keys, first_position, state);
+    requires(!trained<Codec>)
+  CELLAR_HD void train(Team& t, matrix_view<float const, D> keys, i64 first_position, std::byte* state) const { center.train(t, keys, first_position, state); }
+  template <team Team, int D>
+    requires trained<Codec>
+  void train_with(Team& t, matrix_view<float const, D> keys, matrix_view<float const, D> queries, std::byte* state) const {
+    center.train(t, keys, 0, state);
+    t.sync();
+    rotated_mean const mean = center.bind(state).at(0);
+    base.learn(
+        t, keys.rows,
+        [&](i64 r, float* to) {
+          mean.center(t, r, to);
+          for (i64 c = 0; c < keys.columns(); ++c) to[c] = keys(r, c) - to[c];
+        },
+        queries, state + mean_bytes(keys.columns()));
   }
   template <team Team, int D>
   CELLAR_HD void encode(Team& t, matrix_view<float const, D> x, row_parts<std::byte> to) const {
@@ -138,6 +166,9 @@ struct centred<Codec, rotated_mean> {
       for (int c = 0; c < channels; ++c) y(r, c) += middle[c];
     }
   }
+
+ private:
+  CELLAR_HD i64 mean_bytes(i64 channels) const { return round_up(center.state_bytes(channels), 16); }
 };
 
 /// Any codec, for rows minus the mean of their Tokens consecutive rows. A row group is Tokens tokens: its scales are the inner
@@ -146,6 +177,7 @@ template <class Codec, int Tokens>
 struct centred<Codec, block_mean<Tokens>> {
   using base_codec = Codec;
   using center_type = block_mean<Tokens>;
+  using learns = block_mean<Tokens>;
   static constexpr bool is_exact = false;
   static constexpr scope head_scope = scope::one_head;
   static constexpr int token_group = Tokens;

@@ -17,7 +17,7 @@ struct landmark_center {
 template <centred_codec Codec>
 struct landmark_center<Codec> {
   using base_codec = typename Codec::base_codec;
-  using learns = typename Codec::center_type;
+  using learns = typename Codec::learns;
   static constexpr bool turns = Codec::center_type::turns, stores_mean = !turns;
   static constexpr int tile_blocks = turns ? 32 : Codec::token_group;  // one mean a tile
 };
@@ -64,7 +64,13 @@ struct quantized_key {
   quantized_key with_scratch(std::byte* scratch) const requires trains_in_scratch<Codec> { return {codec.with_scratch(scratch), block_tokens}; }
   CELLAR_CALLS_HOST
   template <team Team, int D>
-  requires trained<Codec> CELLAR_HD void train(Team& t, matrix_view<float const, D> keys, i64 first_position, std::byte* state) const {
+  requires query_trained<Codec> CELLAR_HD void train_with(Team& t, matrix_view<float const, D> keys, matrix_view<float const, D> queries,
+                                                          std::byte* state) const {
+    codec.train_with(t, keys, queries, state);
+  }
+  CELLAR_CALLS_HOST
+  template <team Team, int D>
+  requires has_train<Codec> CELLAR_HD void train(Team& t, matrix_view<float const, D> keys, i64 first_position, std::byte* state) const {
     codec.train(t, keys, first_position, state);
   }
   CELLAR_HD quantized_key bind(std::byte const* state) const requires trained<Codec> { return {codec.bind(state), block_tokens}; }
