@@ -297,7 +297,6 @@ MUTATIONS = [
     ("operation/score_levels.hpp", "coarse[number(listed[i])] = undefined;  // done with", "", "cache/two_level_test.cpp"),
     ("operation/score_levels.hpp", "mark_outliers(t, from, head, blocks, sizes.result(workspace, rows));", "", "cache/two_level_test.cpp"),
     ("operation/score_levels.hpp", "std::uint32_t(k), [](i64) { return 1u; }, scratch)", "std::uint32_t((k + 1) / 2), [](i64) { return 1u; }, scratch)", "cache/two_level_test.cpp"),
-    ("operation/score_levels.hpp", "if (k <= before * G)", "if (true)", "cache/two_level_test.cpp"),
 ]
 
 

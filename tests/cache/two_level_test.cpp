@@ -38,7 +38,7 @@ using codes_of_few =
 struct by_threshold : codes_of_tokens {
   using select = cellar::select::threshold<>;
 };
-struct with_outliers : levels<cellar::summary::two_level<box, cellar::summary::mean<float>, 16>, 4, sum_of_logits> {
+struct with_outliers : levels<cellar::summary::two_level<cellar::summary::bounded_key<cellar::codec::higgs<4, 256>>, exact_tokens, 1>, 4, sum_of_logits> {
   using outliers = cellar::select::least_cosine;
 };
 
@@ -54,7 +54,7 @@ void for_each_exact(F const& f) {
   f(std::type_identity<with_outliers>{});
 }
 
-enum class structure { random, clustered, constant, tied, huge };
+enum class structure { random, clustered, constant, tied, huge, opposed };  // opposed: means of keys that point apart are the largest of all
 
 /// Keys and queries of a structure: [token][head][d].
 struct input {
@@ -82,6 +82,9 @@ input make(structure s, std::int64_t tokens, int kv_heads, int query_heads, std:
         case structure::tied:
           x.keys.push_back(std::round(c));
           break;  // few values
+        case structure::opposed:
+          x.keys.push_back(t % 40 / 2 == 9 ? (t % 2 ? 44.0f : -36.0f) * topic[std::size_t(i)] : noise);
+          break;
         case structure::huge:
           x.keys.push_back(noise * (t % 7 == 3 ? 3000.0f : 1.0f));
           break;
@@ -164,12 +167,12 @@ bool is_same(std::vector<float> const& a, std::vector<float> const& b) {
 TEST_CASE("what bounds prune changes no id and no output, on keys of every structure") {
   for_each_exact([]<class Scheme>(std::type_identity<Scheme>) {
     static_assert(two_level_summary<typename Scheme::summary, d> && !two_level_summary<typename flat<Scheme>::summary, d> && offloading_scheme<flat<Scheme>>);
-    for (auto const s : {structure::random, structure::clustered, structure::constant, structure::tied, structure::huge})
+    for (auto const s : {structure::random, structure::clustered, structure::constant, structure::tied, structure::huge, structure::opposed})
       for (std::int64_t const selected : {1, 7, 40, 4000}) {
         std::vector<std::int64_t> const prompts{is_sanitized ? 260 : 700 + 37 * selected % 41, 3, 130};
         std::vector<input> of;
         for (std::size_t i = 0; i < prompts.size(); ++i) of.push_back(make(s, prompts[i] + 20, 2, 6, 7 * i + std::size_t(selected)));
-        budget const b{.tokens = selected * Scheme::block_tokens, .sinks = 2, .window = 5, .outliers = Scheme::outliers::keeps_outliers ? 3 : 0};
+        budget const b{.tokens = selected * Scheme::block_tokens, .sinks = 2, .window = 5, .outliers = Scheme::outliers::keeps_outliers ? 17 : 0};
         int const steps = is_sanitized ? 2 : 6;
         auto const two = run<Scheme>(of, prompts, steps, 2, 2, 6, b, {}), one = run<flat<Scheme>>(of, prompts, steps, 2, 2, 6, b, {});
         INFO(typeid(Scheme).name() << " structure " << int(s) << " selected " << selected << " scored " << two.scored_blocks << " of " << one.scored_blocks);

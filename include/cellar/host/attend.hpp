@@ -148,7 +148,7 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
       per_worker[worker].seconds.select += watch.lap();
       if (scores.data) {
         if constexpr (operation::has_two_levels<S>)
-          per_worker[worker].scored_blocks += std::min(step.sealed, sizes.score().levels(mine + sizes.io_bytes()).counts[1] * S::summary::group_blocks);
+          per_worker[worker].scored_blocks += sizes.score().levels(mine + sizes.io_bytes()).counts[1];
         else
           per_worker[worker].scored_blocks += step.sealed;
         per_worker[worker].undefined_scores += std::count_if(scores.begin(), scores.end(), [](float x) { return x != x; }) - from.outliers(head).count;

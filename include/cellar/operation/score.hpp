@@ -14,7 +14,7 @@ struct score_levels {
   i64 stride = 0;                   // groups, padded
   logical_block* listed = nullptr;  // [groups] ascending: whose blocks are scored next
   float* gathered = nullptr;        // [blocks]
-  i64* counts = nullptr;            // groups that are listed; that were, in all rounds
+  i64* counts = nullptr;            // groups that are listed; blocks of these and of earlier rounds
 
   /// One row is its own reduction where queries are reduced.
   bool is_reduced_before = false;

@@ -69,11 +69,10 @@ CELLAR_HD void list_groups(Team& t, sequence_view<S> const& from, int head, int 
       levels.gathered[i] = b < blocks ? scores[b] : undefined;
     }
     t.sync();
-    std::uint32_t key = 0;  // of the k-th highest; 0 where there are not so many yet: then every bound reaches it
-    if (k <= before * G)
-      key = select::detail::radix_search(
-                t, row_view<float const>{levels.gathered, before * G}, std::uint32_t(k), [](i64) { return 1u; }, scratch)
-                .key;
+    // Of the k-th highest: the first round's groups have at least k blocks. 0, which every bound reaches, where too few of these have a score.
+    std::uint32_t const key = select::detail::radix_search(
+                                  t, row_view<float const>{levels.gathered, before * G}, std::uint32_t(k), [](i64) { return 1u; }, scratch)
+                                  .key;
     for (i64 i = t.rank(); i < before; i += t.size()) coarse[number(listed[i])] = undefined;  // done with
     t.sync();
     count = select::detail::write_best(t, row_view<float const>(coarse), key == 0 ? 0 : key - 1, 0, listed);
@@ -81,7 +80,7 @@ CELLAR_HD void list_groups(Team& t, sequence_view<S> const& from, int head, int 
   t.sync();
   if (t.rank() == 0) {
     levels.counts[0] = count;
-    levels.counts[1] += count;
+    levels.counts[1] += count * G - (count > 0 && number(listed[count - 1]) == groups - 1 ? groups * G - blocks : 0);
   }
   t.sync();
 }
