@@ -225,6 +225,9 @@ MUTATIONS = [
     ("select/most_attended.hpp", "j <= i + Pool / 2", "j < i + Pool / 2", "cache/observation_test.cpp"),
     ("summary/representatives.hpp", "weight[r] > weight[best]", "weight[r] < weight[best]", "cache/observation_test.cpp"),
     ("summary/joint_factors.hpp", "product[i] += basis[i];", "product[i] += 0;", "cache/observation_test.cpp"),
+    ("codec/balanced.hpp", "second_moments(\n          queries.rows, n, 1e-4,", "second_moments(\n          queries.rows, n, 1e4,", "cache/observation_test.cpp"),
+    ("codec/balanced.hpp", "to[(w + i) * n + c] = float(image[c] / root * longest);", "to[(w + i) * n + c] = float(image[c] * longest);", "codec/balanced_test.cpp"),
+    ("codec/centred.hpp", "mean.center(t, r, to);\n          for (i64 c = 0; c < keys.columns(); ++c) to[c] = keys(r, c) - to[c];", "for (i64 c = 0; c < keys.columns(); ++c) to[c] = keys(r, c);", "cache/observation_test.cpp"),
     ("cache/cache.hpp", "observed = std::min<i64>(observed, Scheme::outliers::observed);", "", "cache/observation_test.cpp"),
     ("cuda/append.hpp", "states[head * all + r + i];", "states[r + i];", "cuda/emulated_observing_test.cpp"),
     # samples

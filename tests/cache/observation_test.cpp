@@ -58,6 +58,12 @@ struct snapped_blocks : scheme::snap_kv<d, float, 5> {
   static constexpr int block_tokens = 8;
   using attention = cellar::attention::soft_cap<std::ratio<20>>;
 };
+template <int Rank>
+struct balanced_coordinates : scheme::yakv_balanced<d, jacobi_eigensolver, float> {
+  using summary = cellar::summary::quantized_key<cellar::codec::centred<
+      cellar::codec::balanced<cellar::codec::identity<float>, cellar::codec::fixed_rank<Rank>, jacobi_eigensolver>, cellar::codec::rotated_mean>>;
+  using remainder = cellar::attention::no_remainder;
+};
 struct near_representatives : scheme::inf_llm<d, float, 16, 4> {  // as far as six tokens back, of other types
   using summary = cellar::summary::representatives<4, 6, float>;
 };
@@ -262,6 +268,8 @@ TEST_CASE("blocks are chosen by their most attended keys, and tokens by joint fa
   check(std::type_identity<near_representatives>{}, 64);
   check(std::type_identity<scheme::lrqk<d, float, 6>>{}, 40);
   check(std::type_identity<scheme::lrqk<d, float, 16>>{}, 40);  // of full rank: exact logits
+  check(std::type_identity<balanced_coordinates<8>>{}, 40);
+  check(std::type_identity<balanced_coordinates<16>>{}, 40);
 }
 
 TEST_CASE("factors of full rank lose nothing, and fewer lose less the better they fit queries too") {

@@ -471,6 +471,105 @@ struct by<Scheme, cellar::summary::mapped<cellar::summary::joint_factors<Rank, I
   }
 };
 
+/// Balanced coordinates that are stored as they are: q . R_t mu, and of what is left the part in the space of the largest products of second moments, which is
+/// found by the symmetric root of the keys' moments.
+template <class Scheme, class Rank, class Eigensolver>
+struct by<Scheme, cellar::summary::quantized_key<
+                      cellar::codec::centred<cellar::codec::balanced<cellar::codec::identity<float>, Rank, Eigensolver>, cellar::codec::rotated_mean>>>
+    : blocks_of_keys<Scheme> {
+  static constexpr int d = Scheme::head_dim;
+  std::vector<double> centers, kept;  // [block][d]
+
+  by(reference<Scheme> const& ref, sequence_data const& s, int head, std::int64_t first, std::int64_t blocks)
+      : blocks_of_keys<Scheme>(ref, s, head, first, blocks) {
+    static_assert(Scheme::block_tokens == 1);
+    auto const turned = [&](std::vector<double> const& x, double position) {  // half-split pairs
+      std::vector<double> y(d);
+      for (int i = 0; i < d / 2; ++i) {
+        double const angle = position * ref.shape().rotary.inverse_frequencies[i], c = std::cos(angle), n = std::sin(angle);
+        y[std::size_t(i)] = x[std::size_t(i)] * c - x[std::size_t(i + d / 2)] * n;
+        y[std::size_t(i + d / 2)] = x[std::size_t(i + d / 2)] * c + x[std::size_t(i)] * n;
+      }
+      return y;
+    };
+    auto const row_of = [](auto const& x, std::int64_t r) { return std::vector<double>(x.begin() + r * d, x.begin() + (r + 1) * d); };
+    auto const keys = prompt_keys(ref, s, head);
+    std::vector<double> mean(d, 0.0);
+    for (std::int64_t p = 0; p < s.prompt; ++p) {
+      auto const back = turned(row_of(keys, p), -double(p));
+      for (int c = 0; c < d; ++c) mean[std::size_t(c)] += back[std::size_t(c)] / double(s.prompt);
+    }
+    using matrix = std::vector<double>;
+    auto const times = [](matrix const& a, matrix const& b) {
+      matrix m(d * d, 0.0);
+      for (std::size_t i = 0; i < d; ++i)
+        for (std::size_t k = 0; k < d; ++k)
+          for (std::size_t j = 0; j < d; ++j) m[i * d + j] += a[i * d + k] * b[k * d + j];
+      return m;
+    };
+    auto const with_ridge = [](matrix m, double ridge) {
+      double trace = 0;
+      for (std::size_t i = 0; i < d; ++i) trace += m[i * d + i];
+      for (std::size_t i = 0; i < d; ++i) m[i * d + i] += ridge * trace / d;
+      return m;
+    };
+    auto const add = [](matrix& m, std::vector<double> const& x) {
+      for (std::size_t i = 0; i < d; ++i)
+        for (std::size_t j = 0; j < d; ++j) m[i * d + j] += x[i] * x[j];
+    };
+    matrix of_keys(d * d, 0.0), of_queries(d * d, 0.0);
+    for (std::int64_t p = 0; p < s.prompt; ++p) {
+      auto x = row_of(keys, p);
+      auto const center = turned(mean, double(p));
+      for (int c = 0; c < d; ++c) x[std::size_t(c)] -= center[std::size_t(c)];
+      add(of_keys, x);
+    }
+    int const group = ref.shape().group();
+    for (std::int64_t p = s.prompt - trial<Scheme>::observed; p < s.prompt; ++p) {
+      auto const all = ref.query(0, p, 0);
+      for (int g = 0; g < group; ++g) add(of_queries, row_of(all, head * group + g));
+    }
+    of_keys = with_ridge(of_keys, 1e-6);
+    of_queries = with_ridge(of_queries, 1e-4);
+    matrix copy = of_keys, vectors(d * d), root(d * d, 0.0), inverse(d * d, 0.0);
+    jacobi_eigensolver{}(copy.data(), d, d, vectors.data());
+    for (std::size_t v = 0; v < d; ++v) {
+      double value = 0;
+      for (std::size_t i = 0; i < d; ++i)
+        for (std::size_t j = 0; j < d; ++j) value += vectors[v * d + i] * of_keys[i * d + j] * vectors[v * d + j];
+      for (std::size_t i = 0; i < d; ++i)
+        for (std::size_t j = 0; j < d; ++j) {
+          root[i * d + j] += std::sqrt(value) * vectors[v * d + i] * vectors[v * d + j];
+          inverse[i * d + j] += vectors[v * d + i] * vectors[v * d + j] / std::sqrt(value);
+        }
+    }
+    auto both = times(times(root, of_queries), root);
+    auto const rank = std::size_t((Rank::of(d) + 7) / 8 * 8);
+    matrix leading(rank * d), space(d * d, 0.0);
+    jacobi_eigensolver{}(both.data(), d, int(rank), leading.data());
+    for (std::size_t v = 0; v < rank; ++v) add(space, row_of(leading, std::int64_t(v)));
+    auto const part = times(times(root, space), inverse);
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      auto const center = turned(mean, double(first + b));
+      centers.insert(centers.end(), center.begin(), center.end());
+      for (std::size_t i = 0; i < d; ++i) {
+        double sum = 0;
+        for (std::size_t j = 0; j < d; ++j) sum += part[i * d + j] * (this->key(b, 0, int(j)) - center[j]);
+        kept.push_back(sum);
+      }
+    }
+  }
+  promise operator()(float const* q, std::int64_t block) const {
+    promise p;
+    for (int c = 0; c < d; ++c) {
+      auto const at = std::size_t(block * d + c);
+      p.logit += double(q[c]) * (centers[at] + kept[at]);
+      p.slack += std::abs(double(q[c])) * (std::abs(centers[at]) + std::abs(kept[at])) * 16 * this->f32_sum;  // turns, rounded maps, and sums in them
+    }
+    return p;
+  }
+};
+
 /// Whether a selector takes that many of such scores, for rounding of at most `slack` a score.
 inline bool is_count_of(cellar::select::top_k, std::vector<double> const&, std::int64_t count, std::int64_t budget, double) { return count == budget; }
 /// The fewest of the highest that hold a share P of the sum of weights, and no more than the budget.

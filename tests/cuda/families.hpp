@@ -154,6 +154,7 @@ void observing(Device const& on) {
   check<scheme::inf_llm<64, float, 32>, float>(on, 56);
   check<scheme::inf_llm<64, f16, 16>, f16>(on, 57, {.layers = 1, .group = 2, .kv_heads = 2, .is_short = true});
   check<scheme::lrqk<64, float, 16>, float>(on, 58);
+  check<scheme::yakv_balanced<64, jacobi_eigensolver, float>, float>(on, 59);
 }
 
 /// Samples weighed by their chances: as many as a budget holds and more, near and rotated rows, bent logits.
