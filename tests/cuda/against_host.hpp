@@ -150,7 +150,7 @@ void check(Device const& on, std::uint64_t seed, sizes const& s = {}, cellar::bu
     REQUIRE(tested.begin_prompt(
                 prompt_staging<T>{k.device.data(), in_keys ? nullptr : v.device.data(), tokens, tokens, is_indexed ? x.device.data() : nullptr}) == id);
     if constexpr (observes_queries<Scheme>) {
-      i64 const observed = 29;  // tokens, not a multiple of what is observed at a time
+      i64 const observed = std::min<i64>(29, tokens);  // tokens, not a multiple of what is observed at a time
       both_rows<T, Device> q(on, rounded<T>(random.normals(s.layers * observed * query_heads * D)), query_heads, D);
       reference.finish_prompt(host, id, prompt_queries<T>{q.host.data(), observed});
       tested.finish_prompt(on, id, prompt_queries<T>{q.device.data(), observed});

@@ -154,6 +154,7 @@ void observing(Device const& on) {
   check<scheme::inf_llm<64, float, 32>, float>(on, 56);
   check<scheme::inf_llm<64, f16, 16>, f16>(on, 57, {.layers = 1, .group = 2, .kv_heads = 2, .is_short = true});
   check<scheme::lrqk<64, float, 16>, float>(on, 58);
+  check<scheme::lrqk<64, float, 16>, float>(on, 58, {.layers = 1, .group = 8, .kv_heads = 1, .prompts = {140, 3}, .steps = 1, .is_short = true});
   check<scheme::yakv_balanced<64, jacobi_eigensolver, float>, float>(on, 59);
 }
 
@@ -229,6 +230,7 @@ void clusters(Device const& on) {
   check_groups<scheme::retro_infer<64, float, 64, 16, 100>, float>(on, 61);
   check<scheme::retro_infer<80, f16, 300, 2, 60>, f16>(on, 62, {.layers = 1, .group = 3, .kv_heads = 2, .is_short = true});
   check<joined, float>(on, 63);
+  check<scheme::latent<joined, 40>, float>(on, 65, {.layers = 1, .is_short = true});
 }
 
 /// Two levels, by bound and by count. Each device scores the same blocks as the host where it bounds: ids differ by rounding only.

@@ -39,7 +39,7 @@ static_assert(attention_remainder<no_remainder>);
 /// query. Merged as one more part of the softmax.
 ///
 /// Requires  a selection by scores of query heads (not of their mean), of a summary that estimates logits: an upper bound would weigh too much
-/// State     the mean, [head_dim] f32, per (layer, sequence, KV head); fixed by finish_prompt. A prompt without far tokens has none, and no remainder
+/// State     the mean, [value_dim] f32, per (layer, sequence, KV head); fixed by finish_prompt. A prompt without far tokens has none, and no remainder
 /// Source    SparQ, Ribar et al., arXiv:2312.04985, which weighs by the approximate scores' mass in the same way
 struct mean_value {
   static constexpr bool estimates = true;
@@ -76,10 +76,9 @@ static_assert(sampling_remainder<sampled<>> && sampling_remainder<sampled<std::r
 /// exp(the class's logit), for each query. Of one class it is mean_value.
 ///
 /// Requires    as mean_value; a summary that sorts blocks into classes; an attention whose logits do not depend on positions
-/// State       the means, [class, head_dim] f32, per (layer, sequence, KV head); fixed by finish_prompt. A class without tokens in the prompt has none, and
-/// tokens
-///             that join it later have no part in the remainder
-/// Complexity  O(far blocks + query rows * classes * head_dim) a step and KV head
+/// State       the means, [class, value_dim] f32, per (layer, sequence, KV head); fixed by finish_prompt. A class without tokens in the prompt has none,
+///             and tokens that join it later have no part in the remainder
+/// Complexity  O(far blocks + query rows * classes * value_dim) a step and KV head
 /// Source      the estimation zone of RetroInfer, Chen et al., arXiv:2505.02922
 struct mean_value_by_class {
   static constexpr bool estimates = true;

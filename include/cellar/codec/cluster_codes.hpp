@@ -12,11 +12,9 @@ namespace cellar::inline CELLAR_ABI::codec {
 /// last one. A prompt of n tokens has round(n / SegmentTokens) segments of equal size, and as many clusters in each.
 ///
 /// Template   Clusters: at most, of the whole prompt; TokensPerCluster: on average, as long as Clusters allows; SegmentTokens: 0 is one segment; Centred:
-/// angles
-///            are those of differences from the mean of all rows; Iterations: at most, fewer where nothing changes any more
+///            angles are those of differences from the mean of all rows; Iterations: at most, fewer where nothing changes any more
 /// State      how many there are, [cluster] lengths, [channel] mean, [cluster / 32, channel, cluster % 32] unit vectors, f32: (head_dim + 1) * Clusters * 4
-/// bytes
-///            and a little, per (layer, sequence, KV head), whatever the prompt's length; fixed by train
+///            bytes and a little, per (layer, sequence, KV head), whatever the prompt's length; fixed by train
 /// Bytes      2 a row, no scales
 /// Error      what a row differs from its centroid
 /// Complexity train: O(Iterations * tokens * clusters of a segment * head_dim), on the host; to encode a row: O(clusters of a segment * head_dim); a query:

@@ -335,8 +335,8 @@ struct class_values_kernel {
   CELLAR_HD void operator()(Team& t, grid_place at) const {
     int const head = int(at.x);
     operation::learn_class_values(
-        t, sequence_view<S>{map, layer.memory, step.slot, step.pages}, head, step.sealed, [&](i64 p, int c) { return element(layer.values, p, head, c); },
-        scratch + head * each);
+        t, sequence_view<S>{map, layer.memory, step.slot, step.pages}, head, step.sealed,
+        [&](i64 p, int c) { return element(layer.rows(memory_map<S>::value_side), p, head, c); }, scratch + head * each);
   }
 };
 
@@ -427,7 +427,10 @@ inline constexpr bool learns_on_host =
 /// Rows that are learnt from at a time, in f32.
 template <offloading_scheme S>
 i64 learner_floats(model_shape const& shape, i64 tokens) {
-  return !learns<S> ? 0 : tokens * std::max(S::head_dim, S::value_dim) * (learns_on_host<S> || memory_map<S>::has_shared ? shape.kv_heads : 1);
+  if (!learns<S>) return 0;
+  i64 rows = tokens * (learns_on_host<S> || memory_map<S>::has_shared ? shape.kv_heads : 1);
+  if constexpr (query_trained<typename S::summary>) rows = std::max<i64>(rows, shape.query_heads);  // a token's queries
+  return rows * std::max(S::head_dim, S::value_dim);
 }
 
 /// Words that the mean values of a KV head's classes are made in.
@@ -457,7 +460,7 @@ void train_on_host(On const& on, memory_map<S> const& device_map, prompt_layer<S
   if constexpr (query_trained<typename S::summary>) {
     any_heads_view const& q = layer.queries;
     queries.resize(std::size_t(q.tokens * q.heads * S::head_dim));
-    i64 const at_once = step.length * heads / q.heads;  // tokens whose rows fit
+    i64 const at_once = std::max<i64>(1, step.length * heads / q.heads);  // tokens whose rows fit (learner_floats)
     std::size_t const width = std::size_t(q.heads) * S::head_dim;
     for (i64 first = 0; first < q.tokens; first += at_once) {
       i64 const n = std::min(at_once, q.tokens - first), blocks = blocks_for(on, n * i64(width));

@@ -566,8 +566,7 @@ void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
 /// Attends to sinks, the given far blocks and the tail.
 ///
 /// Shapes    q [step tokens, query_heads, head_dim], out of value_dim | ids, counts as from select_blocks; `every`: all far blocks, ids and counts are ignored
-/// |
-///           near beside ids: from run_pools::bring, or resident_runs of the caller's; null: far rows are read where they lie | remainders, samples as from
+///           | near beside ids: from run_pools::bring, or resident_runs of the caller's; null: far rows are read where they lie | remainders, samples as from
 ///           select_blocks
 /// Requires  workspace of step_workspace_bytes
 /// Effects   writes out; bit-identical for any batch, and, where the scheme is reproducible, whatever was near

@@ -209,7 +209,8 @@ void append_tokens(executor const& on, memory_map<S> const& map, layer_memory<S>
           narrow<near_scalar>(t, row, sizes::side_dim(side), reinterpret_cast<std::byte*>(to.near_row(head, side, position)));
         }
       }
-    if constexpr (evicts_by<typename S::outliers>) operation::evict(t, to, head, step);
+    if constexpr (evicts_by<typename S::outliers>)
+      if (head < heads) operation::evict(t, to, head, step);
     auto* const page = reinterpret_cast<float*>(workspace + worker * workspace_bytes);
     auto* const record = reinterpret_cast<std::byte*>(page + map.page_floats());
     for (i64 b = step.sealed_before; b < step.sealed && !map.discards_far;) {
@@ -330,7 +331,7 @@ void seal_prompt(executor const& on, memory_map<S> const& map, row_view<prompt_l
     if constexpr (remainder_by_class<typename S::remainder>) {
       int room[4];
       serial_team t(reinterpret_cast<std::byte*>(room), sizeof room, on.kernels());
-      layer.values.visit([&]<class T>(heads_view<T const> const& x) {
+      layer.rows(sizes::value_side).visit([&]<class T>(heads_view<T const> const& x) {
         operation::learn_class_values(
             t, to, head, step.sealed, [&](i64 p, int c) { return to_float(x.row(p, head)[c]); }, reinterpret_cast<std::uint32_t*>(mine));
       });

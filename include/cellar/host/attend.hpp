@@ -86,7 +86,7 @@ matrix_view<float const, D> gather_queries(heads_view<T const> q, sequence_step 
 /// Scores and selects: the far blocks that each KV head of each sequence attends to.
 ///
 /// Shapes      q [step tokens, query_heads, head_dim], or index queries | ids [sequences, kv_heads, selected] ascending, rest -1 | counts [sequences, kv_heads]
-/// Requires    workspace of sizes.bytes(workers), 64-byte aligned; finite queries. A step of n query tokens selects once for all of them
+/// Requires    workspace of sizes.bytes(workers), 64-byte aligned; finite queries. A step of n query tokens selects once for all of them;
 ///             remainders, where the scheme estimates them, [sequences, kv_heads, decode_workspace::rows], their sums only for remainders by class; samples,
 ///             where it samples, [sequences, kv_heads, decode_workspace::sample_words()]
 /// Effects     writes ids, counts, remainders and samples; allocates nothing. per_worker, where given, has one entry a worker
@@ -254,8 +254,7 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
 /// Attends to sinks, the given far blocks and the tail.
 ///
 /// Shapes      q [step tokens, query_heads, head_dim], out of value_dim | ids, counts as from select_blocks; `every`: all far blocks, ids and counts are
-/// ignored |
-///             resident, for tiers not read in place, [sequences, kv_heads, selected] beside ids; null: nothing is | remainders, samples as from
+///             ignored | resident, for tiers not read in place, [sequences, kv_heads, selected] beside ids; null: nothing is | remainders, samples as from
 ///             select_blocks
 /// Requires    workspace of sizes.bytes(workers), 64-byte aligned; finite queries; ids ascending and below sealed
 /// Errors      precondition_error, before anything is written, for a step beyond its memory or `sizes`; those of the tier

@@ -73,8 +73,7 @@ struct score_workspace {
 /// prepared once, tiles are scored, and the reduction makes one score a block. Logits of summaries, the softmax scale included.
 ///
 /// Shapes      queries [rows, head_dim] f32, times the softmax scale; of an indexed summary index queries and their weights, [tokens * index_heads, index_dim]
-/// and
-///             [tokens * index_heads]
+///             and [tokens * index_heads]
 /// Requires    workspace of sizes.bytes(), 16-byte aligned; scored rows <= sizes.rows
 /// Effects     a body over a team; writes the workspace only. Returns what score_tiles takes
 template <team Team, offloading_scheme S>

@@ -31,7 +31,7 @@ struct sealed_rows {
     auto const part = [&](auto const& x) { return std::remove_cvref_t<decltype(x)>{x.row(first), count, x.stride, x.dynamic_columns}; };
     sealed_rows r{part(keys)};
     if constexpr (!memory_map<S>::values_in_keys) r.values = part(values);
-    if constexpr (memory_map<S>::is_indexed) r.index_keys = part(index_keys);
+    if constexpr (memory_map<S>::is_indexed && Columns != dynamic) r.index_keys = part(index_keys);
     if (attention) r.attention = attention + first;
     return r;
   }

@@ -12,9 +12,8 @@ namespace cellar::inline CELLAR_ABI::scheme {
 /// Budget      1024 tokens with 16 sinks, published 1024 to 2048 for prompts of 32k; two dense layers; 400 clusters there
 /// Template    Clusters: at most; as many as make 80 tokens each
 /// Deviations  generated tokens stay near for good (published: each 320 are clustered anew); sinks and window take part in the clustering; initial centroids
-/// are
-///             evenly spaced keys, not random ones; one selection per KV head; tokens lie in the order of their positions, so a fetch is of tokens, not of
-///             clusters, and the near pool of a tier holds tokens
+///             are evenly spaced keys, not random ones; one selection per KV head; tokens lie in the order of their positions, so a fetch is of tokens, not
+///             of clusters, and the near pool of a tier holds tokens
 template <int HeadDim, storage_scalar Scalar = bf16, int Clusters = 512>
 struct cluster_kv : scheme_defaults<HeadDim, Scalar> {
   static constexpr int block_tokens = 1;

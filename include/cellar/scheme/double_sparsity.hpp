@@ -13,8 +13,7 @@ namespace cellar::inline CELLAR_ABI::scheme {
 ///
 /// Template    Channels: published one of 16
 /// Deviations  channels are those of the largest keys of the prompt, for each KV head (published: by a calibration set, of keys, queries or their products);
-/// one
-///             selection per KV head (the maximum of the group's softmaxes)
+///             one selection per KV head (the maximum of the group's softmaxes)
 template <int HeadDim, storage_scalar Scalar = bf16, class Channels = codec::rank_share<1, 16>>
 struct double_sparsity : scheme_defaults<HeadDim, Scalar> {
   static constexpr int block_tokens = 1;

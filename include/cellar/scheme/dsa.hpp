@@ -10,8 +10,7 @@ namespace cellar::inline CELLAR_ABI::scheme {
 ///
 /// Template  Base: what is attended to, and how it is stored; IndexHeads and IndexDim: the indexer's
 /// Source    DeepSeek-V3.2, arXiv:2512.02556. Deviations: those of index_keys; the tokens of a step are attended to beside the chosen ones; several query
-/// tokens
-///           of a step choose together, by the sum of their scores
+///           tokens of a step choose together, by the sum of their scores
 template <offloading_scheme Base = latent<dense<576>, 512>, int IndexHeads = 64, int IndexDim = 128>
 struct dsa : Base {
   static constexpr int block_tokens = 1;

@@ -11,10 +11,10 @@ namespace cellar::inline CELLAR_ABI::scheme {
 ///
 /// Template    Clusters: at most, as the paper has for 128k tokens; TokensPerCluster and SegmentTokens as published
 /// Deviations  all clusters that are not chosen are estimated (published: the next 23.2 %); 1.8 % of tokens are chosen, of the last cluster a part (published:
-/// of
-///             clusters, whole ones), ranked by softmaxes over tokens (published: over clusters); generated tokens stay near for good (published: each 1024 are
-///             clustered anew); sinks and window take part in the clustering, rows stay in their segment, and are assigned once more after the last means;
-///             tokens lie in the order of their positions, so a fetch is of tokens, not of a cluster's pages; no cache of blocks beside the near pool of a tier
+///             of clusters, whole ones), ranked by softmaxes over tokens (published: over clusters); generated tokens stay near for good (published: each
+///             1024 are clustered anew); sinks and window take part in the clustering, rows stay in their segment, and are assigned once more after the last
+///             means; tokens lie in the order of their positions, so a fetch is of tokens, not of a cluster's pages; no cache of blocks beside the near pool
+///             of a tier
 template <int HeadDim, storage_scalar Scalar = bf16, int Clusters = 8192, int TokensPerCluster = 16, i64 SegmentTokens = 8192>
 struct retro_infer : scheme_defaults<HeadDim, Scalar> {
   static constexpr int block_tokens = 1;

@@ -7,8 +7,7 @@ namespace cellar::inline CELLAR_ABI::summary {
 ///
 /// Score   sum over channels of max(q * low, q * high): no key of the block has a larger logit
 /// Bytes   2 * head_dim * sizeof(Scalar) a block; bounds are rounded outwards, so that they hold in any Scalar. Beyond its largest number they are infinite,
-/// and
-///         the block's score may be NaN
+///         and the block's score may be NaN
 /// Source  Quest, Tang et al., arXiv:2406.10774, Alg. 1
 template <storage_scalar Scalar = bf16>
 struct min_max {
