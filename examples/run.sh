@@ -57,7 +57,9 @@ case $model in
     ;;
 esac
 
+widths="64;128"
+[[ $model != qwen && $model != smollm ]] || widths=64  # of their heads; each takes minutes to build
 cmake -S "$root" -B "$root/build/examples" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS=-march=native -DCELLAR_TESTS=OFF -DCELLAR_BENCHMARKS=OFF \
-  -DCELLAR_CUDA=$cuda -DCELLAR_TEXT2JSON_CUDA=$cuda -DCMAKE_CUDA_ARCHITECTURES=native >/dev/null
+  -DCELLAR_CUDA=$cuda -DCELLAR_TEXT2JSON_CUDA=$cuda -DCMAKE_CUDA_ARCHITECTURES=native "-DCELLAR_TEXT2JSON_HEAD_DIMS=$widths" >/dev/null
 cmake --build "$root/build/examples" --target text2json --parallel "$(jobs_by_memory 2)"
 exec "$root/build/examples/examples/text2json" ${file:+--model "$file"} "${out[@]}" "${options[@]}"
