@@ -222,6 +222,8 @@ MUTATIONS = [
     ("operation/evict.hpp", "sums.near[to.near_index(p)] += sums.pending_near[to.near_index(p)];", "", "cache/observation_test.cpp"),
     ("operation/evict.hpp", "sums.kept[i] = sums.kept[count];", "", "cache/observation_test.cpp"),
     ("operation/evict.hpp", "p < step.length; p += t.size()) sums.near[to.near_index(p)] = 0;", "p < before; p += t.size()) sums.near[to.near_index(p)] = 0;", "cache/observation_test.cpp"),
+    ("operation/memory.hpp", "sums + map.outliers, pending,", "sums + map.outliers, sums,", "cache/observation_test.cpp"),
+    ("operation/evict.hpp", "t.sync();  // before the id is written", "", "cuda/emulated_observing_test.cpp"),
     ("select/most_attended.hpp", "j <= i + Pool / 2", "j < i + Pool / 2", "cache/observation_test.cpp"),
     ("summary/representatives.hpp", "weight[r] > weight[best]", "weight[r] < weight[best]", "cache/observation_test.cpp"),
     ("summary/joint_factors.hpp", "product[i] += basis[i];", "product[i] += 0;", "cache/observation_test.cpp"),

@@ -231,6 +231,20 @@ void check(Device const& on, std::uint64_t seed, sizes const& s = {}, cellar::bu
     tested.truncate(on, ids[0], length);
     for (int i = 0; i < again; ++i) step({{ids[0], 3}, {forked, 1}});  // until what was cut has sealed again
   }
+  if constexpr (evicts_by<typename Scheme::outliers>) {  // a step that is taken back evicts nothing for good
+    std::vector<batch_entry> const batch{{ids[0], 3}, {forked, 1}};
+    both_rows<T, Device> k(on, rounded<T>(random.normals(4 * s.kv_heads * D)), s.kv_heads, D),
+        v(on, rounded<T>(random.normals(4 * s.kv_heads * D)), s.kv_heads, D);
+    if constexpr (!memory_map<Scheme>::values_in_keys) {
+      reference.plan(host, row_view<batch_entry const>{batch.data(), 2});
+      tested.plan(on, row_view<batch_entry const>{batch.data(), 2});
+      reference.append(host, 0, k.on_host(), v.on_host());
+      tested.append(on, 0, k.on_device(), v.on_device());
+      reference.discard();
+      tested.discard();
+    }
+    for (int i = 0; i < 2; ++i) step(batch);
+  }
   reference.free(ids[1]);
   tested.free(ids[1]);
   step({{forked, 1}});

@@ -515,7 +515,7 @@ class cache {
   }
 
   /// A sequence from a file that save wrote. Limits and executor may be others than those of the cache that saved it, host or device; what is stored must be
-  /// the same.
+  /// the same. A scheme that evicts keeps sums for each near row: there the limits and the window must be the same, too.
   ///
   /// Effects  takes pages and a sequence; allocates 256 KB and lists of layers
   /// Errors   precondition_error where the file is of another scheme, model or rotary embedding, naming what differs; capacity_error where it does not fit;
@@ -598,7 +598,7 @@ class cache {
     return both;
   }
   /// The blocks that stay near in a layer and KV head, ascending unless the scheme evicts; they are attended beside the selected ones. Valid until the next
-  /// call.
+  /// call. Of a scheme that evicts, after discard, also blocks that the step brought, until the next append.
   row_view<logical_block const> outliers(int layer, sequence_id id, int kv_head) const requires(Executor::is_host) {
     check_outliers(layer, id, kv_head);
     return outliers_of(layer, number(id), kv_head);
@@ -937,7 +937,7 @@ class cache {
     if constexpr (!Executor::is_host) return map_.outlier_sequence();  // what is reserved: the ids are not the host's to read
     i64 n = 0;
     for (int head = 0; head < map_.shape.kv_heads; ++head) n += outliers_of(0, slot, head).count;
-    return n * (i64(sizeof(logical_block)) + Scheme::block_tokens * map_.near_token());
+    return n * (i64(sizeof(logical_block)) + Scheme::block_tokens * map_.near_token()) + map_.shape.kv_heads * map_.outlier_attention();
   }
   void check_layer(int layer) const { expects(layer >= 0 && layer < map_.shape.layers, "no such layer"); }
   void check_workers(Executor const& on) const {

@@ -144,7 +144,7 @@ struct balanced {
     for (int c = 0; c < D; ++c) s += a[c] * b[c];
     return s;
   }
-  /// The mean of x x^t, plus `ridge` of its mean square on the diagonal.
+  /// The sum of x x^t, plus `ridge` of its diagonal's mean on the diagonal.
   template <class RowOf>
   static void second_moments(i64 rows, i64 n, double ridge, RowOf const& row_of, float* row, double* to) {
     for (i64 i = 0; i < n * n; ++i) to[i] = 0;

@@ -343,7 +343,7 @@ struct class_values_kernel {
 /// How badly each block's summary describes it, negated; or how much it was attended to.
 template <offloading_scheme S>
 struct badness_kernel {
-  static constexpr int resident_blocks(int) { return 8; }  // all registers that a thread can have
+  static constexpr int resident_blocks(int) { return attention_outlier_rule<typename S::outliers> ? 1 : 8; }  // all registers that a thread can have
 
   memory_map<S> map;
   prompt_layer<S> layer;
@@ -356,9 +356,8 @@ struct badness_kernel {
   CELLAR_HD void operator()(Team& t, grid_place at) const {
     int const head = int(at.y);
     if constexpr (attention_outlier_rule<typename S::outliers>) {
-      if (at.x == 0)
-        typename S::outliers{}.rank(t, row_view<float const>{attention + head * step.length + map.sinks, step.sealed * S::block_tokens}, S::block_tokens,
-                                    row_view<float>{badness + head * step.sealed, step.sealed});
+      typename S::outliers{}.rank(t, row_view<float const>{attention + head * step.length + map.sinks, step.sealed * S::block_tokens}, S::block_tokens,
+                                  row_view<float>{badness + head * step.sealed, step.sealed});
     } else {
       float* const keys = shared_array<float>(t, i64{S::block_tokens} * S::head_dim);
       for (i64 b = at.x; b < step.sealed; b += blocks) {
@@ -612,7 +611,10 @@ void seal_prompt(On const& on, memory_map<S> const& map, row_view<prompt_layer<S
     }
     if constexpr (S::outliers::keeps_outliers) {
       i64 const blocks = std::min<i64>(step.sealed, 4096);
-      on.template launch<32>({blocks, heads}, i64{S::block_tokens} * D * 4, detail::badness_kernel<S>{map, layer, step, badness, blocks, attention});
+      if constexpr (attention_outlier_rule<typename S::outliers>)
+        on.template launch<256>({1, heads}, 0, detail::badness_kernel<S>{map, layer, step, badness, 1, attention});
+      else
+        on.template launch<32>({blocks, heads}, i64{S::block_tokens} * D * 4, detail::badness_kernel<S>{map, layer, step, badness, blocks, attention});
       on.template launch<256>({heads}, round_up(select::top_k::shared_bytes, 16) + 64, detail::keep_outliers_kernel<S>{map, layer, step, badness, attention});
     }
     on.template launch<128>({heads}, 0, detail::near_of_prompt_kernel<S>{map, layer, step});

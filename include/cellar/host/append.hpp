@@ -193,6 +193,10 @@ void append_tokens(executor const& on, memory_map<S> const& map, layer_memory<S>
     }
   expects((!sizes::values_in_keys || !rows.values.data) && (sizes::is_indexed || !rows.index_keys.data),
           "append_tokens: the scheme does not store such rows: leave values that are in keys, and index keys of other summaries, empty");
+  if constexpr (evicts_by<typename S::outliers>)
+    for (sequence_step const& step : steps)
+      expects(map.outliers == 0 || step.sealed - step.sealed_before <= std::min(map.spare_outliers, map.outliers),
+              "append_tokens: more blocks leave the window than memory_map::spare_outliers has room for");
   on.for_each(steps.count * groups, [&](i64 item, int worker) {
     sequence_step const& step = steps[item / groups];
     int const head = int(item % groups);

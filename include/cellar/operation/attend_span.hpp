@@ -197,9 +197,15 @@ CELLAR_HD void attend_span(Team& t, sequence_view<S> const& from, int head, sequ
       for (int i = int(t.rank()); i < n; i += int(t.size())) {
         i64 const token = first + i, at = token / S::block_tokens;
         auto const block = every ? logical_block(at) : blocks[at];
-        bool is_outlier = false;
-        for (logical_block const o : outliers) is_outlier |= o == block;
-        positions[i] = is_outlier ? -1 : from.position(number(block)) + token % S::block_tokens;
+        i64 below = 0;  // outliers before it: they ascend where anything is far
+        for (i64 end = outliers.count; below < end;) {
+          i64 const middle = below + (end - below) / 2;
+          if (outliers[middle] < block)
+            below = middle + 1;
+          else
+            end = middle;
+        }
+        positions[i] = below < outliers.count && outliers[below] == block ? -1 : from.position(number(block)) + token % S::block_tokens;
         if constexpr (is_sampled<S>)
           all_lengths[which * chunk + i] = from.summary(head, 0).length_of(from.tile(number(block), head), int(number(block) % S::summary::tile_blocks));
       }

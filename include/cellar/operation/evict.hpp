@@ -63,10 +63,13 @@ CELLAR_HD void evict(Team& t, sequence_view<S> const& to, int head, sequence_ste
     }
     t.sync();
   };
-  for (i64 i = count; i-- > 0;)  // brought by a step that was taken back
-    if (number(ids[i]) >= step.sealed_before) drop(i);
+  for (i64 i = count; i-- > 0;) {  // brought by a step that was taken back
+    bool const goes = number(ids[i]) >= step.sealed_before;
+    t.sync();  // before the id is written
+    if (goes) drop(i);
+  }
   i64 const budget = to.map.outliers - to.map.spare_outliers, room = to.map.outliers - (step.sealed - step.sealed_before);
-  while (count > budget || count > room) {
+  while (count > 0 && (count > budget || count > room)) {
     float least = infinity;
     for (i64 i = t.rank(); i < count; i += t.size()) least = sums.kept[i] < least ? sums.kept[i] : least;
     least = -t.reduce(-least, maximum{});
@@ -74,7 +77,7 @@ CELLAR_HD void evict(Team& t, sequence_view<S> const& to, int head, sequence_ste
     for (i64 i = t.rank(); i < count; i += t.size())
       if (sums.kept[i] == least) latest = maximum{}(latest, number(ids[i]));
     latest = t.reduce(latest, maximum{});
-    i64 place = -1;
+    i64 place = latest < 0 ? count - 1 : -1;  // sums that are no numbers
     for (i64 i = t.rank(); i < count; i += t.size())
       if (number(ids[i]) == latest) place = i;
     drop(t.reduce(place, maximum{}));
@@ -111,7 +114,7 @@ CELLAR_HD void observe_step(Team& t, sequence_view<S> const& to, int head, seque
   auto const sums = to.attention_of(head);
   auto const kept = to.outliers(head);
   i64 const sinks = step.length < to.map.sinks ? step.length : to.map.sinks, blocks = kept.count * B;
-  i64 const begin = to.position(step.sealed) < sinks ? sinks : to.position(step.sealed), keys = sinks + blocks + (step.length - begin);
+  i64 const begin = to.position(step.sealed), keys = sinks + blocks + (step.length > begin ? step.length - begin : 0);
   auto const key_at = [&](i64 i) {
     if (i64 const k = i - sinks; k >= 0 && k < blocks)
       return observed_key{reinterpret_cast<std::byte const*>(to.outlier_row(head, 0, k / B, k % B)), to.position(number(kept[k / B])) + k % B};

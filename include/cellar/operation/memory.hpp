@@ -88,9 +88,8 @@ struct memory_map {
   CELLAR_HD i64 outlier_sequence() const { return shape.kv_heads * outlier_head(); }
   CELLAR_HD i64 outlier_head() const { return outlier_ids() + outlier_attention() + outliers * block_tokens * near_token(); }
   CELLAR_HD i64 outlier_ids() const { return round_up(outliers * i64(sizeof(logical_block)), 16); }
-  CELLAR_HD i64 outlier_attention() const {
-    return evicts_by<typename S::outliers> && outliers > 0 ? 16 + round_up(((1 + block_tokens) * outliers + 2 * near_rows()) * i64(sizeof(float)), 16) : 0;
-  }
+  CELLAR_HD i64 outlier_attention() const { return outlier_sums() > 0 ? 16 + round_up(outlier_sums() * i64(sizeof(float)), 16) : 0; }
+  CELLAR_HD i64 outlier_sums() const { return evicts_by<typename S::outliers> && outliers > 0 ? (1 + block_tokens) * outliers + 2 * near_rows() : 0; }
   /// What policies learnt, of a sequence in a layer: [kv_head]{summary, key codec, value codec, mean values}, then those of all heads.
   CELLAR_HD i64 state_sequence() const { return shape.kv_heads * states(false) + states(true); }
   CELLAR_HD i64 states(bool shared) const {

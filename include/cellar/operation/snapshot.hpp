@@ -40,7 +40,7 @@ std::vector<snapshot_fact> snapshot_facts(memory_map<S> const& map, row_view<dou
                                    {"bytes of a head's planes", g.slice_bytes()},
                                    {"bytes of a summary tile", map.tile()},
                                    {"blocks of a summary tile", S::summary::tile_blocks},
-                                   {"bytes of learnt state", map.state_sequence() + shape.kv_heads * map.outlier_attention()},
+                                   {"bytes of learnt state", map.state_sequence() + shape.kv_heads * map.outlier_sums() * i64(sizeof(float))},
                                    {"outliers", map.outliers},
                                    {"far memory discarded", map.discards_far}};
   std::int64_t embedding = 0;

@@ -15,7 +15,7 @@
 ///   value_dim                   channels of a value: head_dim, or fewer
 ///   layout, key_codec, value_codec, tier      how and where blocks are stored; value_codec = codec::in_keys: values are the keys' first value_dim channels
 ///   summary, reduce, select     what is kept near, and how blocks are chosen by it
-///   outliers                    which of a prompt's blocks stay near for good, because their summary misleads
+///   outliers                    which of a prompt's blocks stay near, because their summary misleads, or because they were attended to most
 ///   reuse                       for how many layers and steps one selection serves
 ///   attention, remainder        what a logit goes through; what stands for the blocks that were not chosen
 ///   near_scalar                 storage type of what stays near and exact: sinks, window, generated tokens
@@ -109,6 +109,12 @@ struct checked_scheme {
                 "cellar: the summary is built from the attention of a prompt's queries, so generated tokens have none: set keeps_generated");
   static_assert(!evicts_by<typename S::outliers> || (selects_nothing && !S::keeps_generated),
                 "cellar: a rule that evicts while decoding needs a scheme that keeps nothing far: select::none, and keeps_generated = false");
+  static_assert(!query_trained<typename S::summary> || trains_in_scratch<typename S::summary>,
+                "cellar: what learns from queries does so on the host: the summary needs train_scratch_bytes and with_scratch");
+  static_assert((!query_trained<typename S::key_codec> || learns_the_same<typename S::summary, typename S::key_codec>)&&!query_trained<typename S::value_codec>,
+                "cellar: a codec that learns from a prompt's queries must learn the same as the scheme's summary, which is given them");
+  static_assert(!attention_outlier_rule<typename S::outliers> || (!observing_summary<typename S::summary, head_dim> && !query_trained<typename S::summary>),
+                "cellar: outliers by attention read queries of their own reach and number: the summary must not learn from queries, too");
   static constexpr bool is_sampled = sampling_remainder<typename S::remainder>;
   static_assert(!is_sampled || sampling_summary<typename S::summary, head_dim>,
                 "cellar: a sampled remainder weighs by chances: it needs a summary whose scores are draws, such as summary::hash_tables");
