@@ -47,6 +47,7 @@ struct observing_queries {
 namespace detail {
 
 /// Logits of keys [begin, begin + count), as the variant bends them; -infinity where a query does not see the key, or it is out of reach.
+CELLAR_CALLS_HOST
 template <class Scalar, class Variant, int D, team Team, class KeyAt>
 CELLAR_HD void observe_logits(Team& t, i64 begin, i64 count, KeyAt const& key_at, observing_queries<D> const& queries, observation const& s) {
   t.sync();
@@ -82,6 +83,7 @@ CELLAR_HD void observe_logits(Team& t, i64 begin, i64 count, KeyAt const& key_at
 /// Requires    key_at(i) gives an observed_key, of a row of Scalar
 /// Effects     a body over a team; writes s.states
 /// Complexity  O(rows * keys * head_dim)
+CELLAR_CALLS_HOST
 template <class Scalar, class Variant, int D, team Team, class KeyAt>
 CELLAR_HD void observe_states(Team& t, i64 keys, KeyAt const& key_at, observing_queries<D> const& queries, observation const& s) {
   for (i64 r = t.rank(); r < queries.rows.rows; r += t.size()) s.states[r] = {};
@@ -104,6 +106,7 @@ CELLAR_HD void observe_states(Team& t, i64 keys, KeyAt const& key_at, observing_
 /// Adds the queries' attention to each of the keys [first, last): add(i, weight), by one member for a key, in the same order for every team.
 ///
 /// Requires    s.states as observe_states wrote them, of all keys. The rest as there
+CELLAR_CALLS_HOST
 template <class Scalar, class Variant, int D, team Team, class KeyAt, class Add>
 CELLAR_HD void add_attention(Team& t, i64 first, i64 last, KeyAt const& key_at, observing_queries<D> const& queries, observation const& s, Add const& add) {
   for (i64 begin = first; begin < last; begin += observed_keys) {
