@@ -54,9 +54,9 @@ void check(std::vector<i64> lengths, int steps_taken) {
     auto const queries = packed_heads<float const>(q.data(), 2, 6, d);
     if constexpr (!every)
       host::select_blocks<Scheme, float>(on, mine.map, mine.layer(), all, queries, mine.sizes, mine.workspace, mine.ids.data(), mine.counts.data(), nullptr,
-                                         nullptr, mine.samples.data());
+                                         {}, mine.samples.data());
     host::attend_blocks<Scheme, float>(on, mine.map, mine.layer(), all, queries, packed_heads(out.data(), 2, 6, d), mine.sizes, mine.workspace, mine.ids.data(),
-                                       mine.counts.data(), every, nullptr, nullptr, nullptr, mine.samples.data());
+                                       mine.counts.data(), every, nullptr, nullptr, {}, mine.samples.data());
     REQUIRE(out == expected);  // bit for bit
     if (!every)
       for (i64 item = 0; item < 4; ++item)  // ids ascending, then -1
