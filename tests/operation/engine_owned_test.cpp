@@ -53,8 +53,8 @@ void check(std::vector<i64> lengths, int steps_taken) {
     constexpr bool every = operation::selects_everything<Scheme>;
     auto const queries = packed_heads<float const>(q.data(), 2, 6, d);
     if constexpr (!every)
-      host::select_blocks<Scheme, float>(on, mine.map, mine.layer(), all, queries, mine.sizes, mine.workspace, mine.ids.data(), mine.counts.data(), nullptr,
-                                         {}, mine.samples.data());
+      host::select_blocks<Scheme, float>(on, mine.map, mine.layer(), all, queries, mine.sizes, mine.workspace, mine.ids.data(), mine.counts.data(), nullptr, {},
+                                         mine.samples.data());
     host::attend_blocks<Scheme, float>(on, mine.map, mine.layer(), all, queries, packed_heads(out.data(), 2, 6, d), mine.sizes, mine.workspace, mine.ids.data(),
                                        mine.counts.data(), every, nullptr, nullptr, {}, mine.samples.data());
     REQUIRE(out == expected);  // bit for bit
