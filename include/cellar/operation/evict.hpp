@@ -69,7 +69,7 @@ CELLAR_HD void evict(Team& t, sequence_view<S> const& to, int head, sequence_ste
     if (goes) drop(i);
   }
   i64 const budget = to.map.outliers - to.map.spare_outliers, room = to.map.outliers - (step.sealed - step.sealed_before);
-  while (count > 0 && (count > budget || count > room)) {
+  for (i64 left = count; left > 0 && (left > budget || left > room); --left) {  // drop counts, too
     float least = infinity;
     for (i64 i = t.rank(); i < count; i += t.size()) least = sums.kept[i] < least ? sums.kept[i] : least;
     least = -t.reduce(-least, maximum{});
