@@ -22,7 +22,7 @@ struct direction_codes {
   static constexpr int code_unit = 1;
   static constexpr int run = 8;
 
-  /// w is at most 1.2 times a run's length, which is at most that of the row, sixteen times its largest channel.
+  /// w is at most 1.2 times a run's length, which is at most that of the row, 24 times its largest channel.
   CELLAR_HD constexpr float largest(i64) const { return (cellar::largest<Scale> < 0x1p120f ? cellar::largest<Scale> : 0x1p120f) / 32; }
   CELLAR_HD constexpr row_bytes bytes(i64 channels) const { return {channels / 2, channels / run * i64(sizeof(Scale))}; }
 
@@ -31,10 +31,7 @@ struct direction_codes {
     int const channels = int(x.columns());
     for (i64 r = t.rank(); r < x.rows; r += t.size()) {
       float y[D == dynamic ? max_channels : D];
-      float const most = largest_magnitude(t, x.row(r), channels);  // no square overflows or vanishes
-      for (int c = 0; c < channels; ++c) y[c] = most > 0 ? x(r, c) / most * random_sign(SignSeed, c) : 0.0f;
-      hadamard_transform(t, y, channels);
-      float const unit = most / std::sqrt(float(rotation_width(channels)));
+      float const unit = rotate_scaled(t, SignSeed, x.row(r), channels, y) / std::sqrt(float(rotation_width(channels)));
       for (int b = 0; b < channels / run; ++b) {
         float squares = 0, along = 0;
         for (int i = 0; i < run; ++i) squares += y[b * run + i] * y[b * run + i];

@@ -45,4 +45,16 @@ CELLAR_HD constexpr float random_sign(std::uint32_t seed, int i) {
   return random_bits(seed, std::uint32_t(i)) & 1u ? -1.0f : 1.0f;
 }
 
+/// y = hadamard_transform of x times random signs, scaled to a largest magnitude of 1 first, so that no square of it overflows or vanishes. One member's work.
+///
+/// Shapes   x, y [channels]
+/// Returns  that magnitude: 0 for a zero row, whose y is zero
+template <team Team>
+CELLAR_HD float rotate_scaled(Team const& t, std::uint32_t seed, float const* x, int channels, float* y) {
+  float const most = largest_magnitude(t, x, channels);
+  for (int c = 0; c < channels; ++c) y[c] = most > 0 ? x[c] / most * random_sign(seed, c) : 0.0f;
+  hadamard_transform(t, y, channels);
+  return most;
+}
+
 }  // namespace cellar::codec

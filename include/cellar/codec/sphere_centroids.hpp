@@ -25,9 +25,7 @@ struct sphere_centroids {
     int const channels = int(x.columns());
     for (i64 r = t.rank(); r < x.rows; r += t.size()) {
       float y[D == dynamic ? max_channels : D];
-      float const most = largest_magnitude(t, x.row(r), channels);  // so that no sum overflows
-      for (int c = 0; c < channels; ++c) y[c] = most > 0 ? x(r, c) / most * random_sign(SignSeed, c) : 0.0f;
-      hadamard_transform(t, y, channels);
+      rotate_scaled(t, SignSeed, x.row(r), channels, y);
       for (int b = 0; b < channels / run; ++b) {
         unsigned centroid = 0;
         for (int i = 0; i < run; ++i) centroid |= unsigned(y[b * run + i] >= 0) << i;
