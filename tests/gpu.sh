@@ -56,7 +56,7 @@ run() { # NAME SECONDS COMMAND...: to a log of that name. Peers may be missing; 
 }
 
 if [[ -z $only || $only == tests ]]; then
-  run tests 120 "$built/test_device"
+  run tests 180 "$built/test_device" --durations yes
 fi
 if [[ -n $model && -x $built/text2json && (-z $only || $only == tests) ]]; then
   decode=("$built/text2json" --model "$model" --documents 1 --tokens 1000 --budget 0.125 --schemes yakv_centred,quest)

@@ -360,7 +360,10 @@ std::unique_ptr<scheme_on_prompt> make_scheme_by(std::string const& name, engine
   if (!is_width_compiled)
     throw std::invalid_argument("This program is not compiled for heads of " + std::to_string(head_dim) +
                                 " channels, as the model has. Configure with -DCELLAR_TEXT2JSON_HEAD_DIMS=" + std::to_string(head_dim) + ".");
-  if (!made) throw std::invalid_argument("There is no scheme " + name + (std::ranges::count(scheme_names(), name) > 0 ? " compiled for this device." : "."));
+  if (!made)
+    throw std::invalid_argument(
+        "There is no scheme " + name +
+        (std::ranges::count(scheme_names(), name) > 0 ? " compiled for this device; it was left out when the program was configured." : "."));
   return made;
 }
 

@@ -7,7 +7,7 @@ std::unique_ptr<scheme_on_prompt> make_scheme_of_part(std::string const& name, e
                                                       std::int64_t generated_tokens, cellar::budget const& budget) {
   std::unique_ptr<scheme_on_prompt> made;
   auto const make = [&]<class Named, std::size_t Place>(std::type_identity<Named>, std::integral_constant<std::size_t, Place>) {
-    if constexpr (Place % scheme_parts == Part)
+    if constexpr (Place % scheme_parts == Part && compiled_for<CELLAR_SCHEMES>::has(Named::name))
       if (name == Named::name)
         made = std::make_unique<scheme_of<typename Named::type, cellar::host::executor>>(cellar::host::executor(model.threads()), model, prompt, sequences,
                                                                                          generated_tokens, budget);

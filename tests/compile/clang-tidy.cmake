@@ -11,7 +11,7 @@ endif()
 set(bounded -Xclang -analyzer-config -Xclang max-nodes=20000)
 file(GLOB sources ${ROOT}/examples/*.cpp ${ROOT}/examples/engine/*.cpp ${ROOT}/examples/text2json/*.cpp)
 foreach(source IN LISTS sources)
-  execute_process(COMMAND ${TOOL} --quiet ${source} -- ${bounded} -std=c++20 -I${ROOT}/include -I${ROOT}/examples -I/usr/include/x86_64-linux-gnu/openblas-pthread -DCELLAR_COMMIT="" -DCELLAR_HEAD_DIMS=64 -DCELLAR_HEAD_DIM=64 -DCELLAR_PART=0
+  execute_process(COMMAND ${TOOL} --quiet ${source} -- ${bounded} -std=c++20 -I${ROOT}/include -I${ROOT}/examples -I/usr/include/x86_64-linux-gnu/openblas-pthread -DCELLAR_COMMIT="" -DCELLAR_HEAD_DIMS=64 -DCELLAR_HEAD_DIM=64 -DCELLAR_PART=0 -DCELLAR_SCHEMES=""
                   RESULT_VARIABLE code OUTPUT_VARIABLE output ERROR_VARIABLE errors)
   if(NOT code EQUAL 0)
     message("${output}${errors}")

@@ -151,6 +151,10 @@ void observing(Device const& on) {
   check_groups<scheme::h2o<64, float>, float>(on, 53);
   check<scheme::h2o<80>, bf16>(on, 54, {.layers = 1, .group = 3, .kv_heads = 2, .is_short = true});
   check<evicts_blocks, float>(on, 55);
+}
+/// Summaries that learn from a prompt's queries.
+template <class Device>
+void query_trained(Device const& on) {
   check<scheme::inf_llm<64, float, 32>, float>(on, 56);
   check<scheme::inf_llm<64, f16, 16>, f16>(on, 57, {.layers = 1, .group = 2, .kv_heads = 2, .is_short = true});
   check<scheme::lrqk<64, float, 16>, float>(on, 58);
@@ -194,6 +198,10 @@ void latent(Device const& on) {
   check<latent_bytes, f16>(on, 62);
   check<latent_groups, float>(on, 63);
   check<latent_remainder, float>(on, 64);
+}
+/// The same under other policies, and values of another width than keys.
+template <class Device>
+void latent_compositions(Device const& on) {
   check<scheme::latent<scheme::h2o<40, float>, 24>, float>(on, 78, {.is_short = true});
   check<scheme::latent<scheme::yakv_before_rotary<40, float>, 24>, float>(on, 65);
   check<of_values<scheme::yakv<64, float>, 24>, float>(on, 66);
@@ -278,6 +286,11 @@ void wide(Device const& on) {
   against_host::sizes const small{.layers = 1, .group = 2, .kv_heads = 2, .is_short = true};
   check<scheme::yakv_centred<128>, bf16>(on, 36, small);
   check<scheme::yakv_centred<80, f16>, f16>(on, 37, small);
+}
+/// The same for keys before rotary embedding, residual codes, planes of all heads.
+template <class Device>
+void wide_planes(Device const& on) {
+  against_host::sizes const small{.layers = 1, .group = 2, .kv_heads = 2, .is_short = true};
   check<scheme::yakv_before_rotary<128>, bf16>(on, 38, small);
   check<scheme::yakv_residual<128>, bf16>(on, 39, small);
   check<scheme::yakv_published<256>, bf16>(on, 40, small);

@@ -388,12 +388,12 @@ struct keep_outliers_kernel {
     for (i64 i = n + t.rank(); i < map.outliers; i += t.size()) ids[i] = logical_block{-1};
     if (n > 0) select::top_k{n}(t, row_view<float const>{badness + head * step.sealed, step.sealed}, row_view<logical_block>{ids, n});
     for (int side = 0; side < sizes::sides; ++side)
-      for (i64 i = t.rank(); i < n * S::block_tokens * sizes::side_dim(side); i += t.size()) {
-        int const c = int(i % sizes::side_dim(side));
-        i64 const token = i / sizes::side_dim(side), o = token / S::block_tokens, within = token % S::block_tokens;
-        to.outlier_row(head, side, o, within)[c] =
-            from_float<typename S::near_scalar>(element(layer.rows(side), to.position(number(ids[o])) + within, head, c));
-      }
+      for (i64 o = 0; o < n; ++o)  // one loop over all of them makes the compiler of CUDA 13.0 crash
+        for (int i = t.rank(); i < S::block_tokens * sizes::side_dim(side); i += t.size()) {
+          int const within = i / sizes::side_dim(side), c = i % sizes::side_dim(side);
+          to.outlier_row(head, side, o, within)[c] =
+              from_float<typename S::near_scalar>(element(layer.rows(side), to.position(number(ids[o])) + within, head, c));
+        }
     if constexpr (evicts_by<typename S::outliers>) {
       t.sync();
       operation::begin_eviction(t, to, head, step, attention + head * step.length);
