@@ -399,7 +399,8 @@ T& kept(std::string const& name, Arguments&&... arguments) {
   auto& [known, what] = kept_thing();
   if (std::string const full = typeid(T).name() + (" " + name); known != full) {
     known.clear(), what.reset();  // first, for the memory
-    what = std::make_shared<T>(std::forward<Arguments>(arguments)...);
+    // Not by make_shared: nvcc 13.0 loses a kernel that is first asked for below std::construct_at.
+    what = std::shared_ptr<void>(new T(std::forward<Arguments>(arguments)...), [](void* thing) { delete static_cast<T*>(thing); });
     known = full;
   }
   return *static_cast<T*>(what.get());

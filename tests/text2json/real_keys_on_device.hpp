@@ -73,4 +73,20 @@ void check(Device const& on, char const* variable, int prompt_tokens) {
   });
 }
 
+/// The same for methods of other papers.
+template <class Device>
+void check_methods(Device const& on, char const* variable, int prompt_tokens) {
+  recorded_keys::for_layers(variable, prompt_tokens, 3, [&](recorded_layer const& layer) {
+    budget const b{.tokens = 96, .sinks = 2, .window = 32};
+    check_scheme<scheme::double_sparsity<d, float>>(on, layer, b);
+    check_scheme<scheme::rabitq_cache<d, float>>(on, layer, b);
+    check_scheme<scheme::pq_cache<d, float>>(on, layer, b);
+    check_scheme<scheme::twilight<d, float>>(on, layer, b);
+    check_scheme<scheme::cluster_kv<d, float>>(on, layer, b);
+    check_scheme<scheme::retro_infer<d, float, 64, 16, 100>>(on, layer, b);
+    check_scheme<scheme::paris_kv<d, float>>(on, layer, b);
+    check_scheme<scheme::magic_pig<d, float, 6, 75>>(on, layer, b);
+  });
+}
+
 }  // namespace real_keys_on_device
