@@ -48,12 +48,12 @@ add_build() {  # name, options of cmake
 # What makes a build from nothing shorter. All tests and benchmarks of a device are built where there is one, by tests/gpu.sh.
 narrow=(-DCELLAR_TESTS_TOGETHER=ON -DCELLAR_TEXT2JSON_HEAD_DIMS=64 "-DCELLAR_DEVICE_TESTS=codecs;capture" "-DCELLAR_DEVICE_BENCHMARKS=merge;resolve")
 optimized=-O0  # at -Og a third more to compile
-plain=("-DCELLAR_TEST_FOLDERS=cuda;emulator;engine;host;text2json")
+plain=("-DCELLAR_TEST_FOLDERS=cuda;engine;host;text2json")
 [[ $thorough == ON ]] && plain=() optimized=-Og
 cuda=()  # to PTX: the test of every kernel compiles to machine code, for all architectures
 command -v "${CUDACXX:-nvcc}" >/dev/null &&
   cuda=(-DCMAKE_CUDA_ARCHITECTURES=90-virtual -DCELLAR_TEXT2JSON_CUDA=ON -DCELLAR_TEXT2JSON_CUDA_SCHEMES=dense,yakv_centred)
-add_build plain "${cuda[@]}" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=-O1 "${narrow[@]}" "${plain[@]}"
+add_build plain "${cuda[@]}" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DCELLAR_TESTS_THOROUGH=$thorough "${narrow[@]}" "${plain[@]}"
 add_build address "${narrow[@]}" -DCELLAR_TESTS_THOROUGH=$thorough -DCELLAR_TEXT2JSON_SCHEMES=dense,sink_window,quest,yakv_centred,low_rank_keys -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=$optimized -DCELLAR_SANITIZE=address,undefined -DCELLAR_BENCHMARKS=OFF
 add_build thread "${narrow[@]}" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-Og -DCELLAR_SANITIZE=thread -DCELLAR_BENCHMARKS=OFF -DCELLAR_EXAMPLES=OFF
 ctest --test-dir "$builds" --output-on-failure --parallel "$(nproc)" "$@"
