@@ -48,7 +48,7 @@ add_build() {  # name, options of cmake
 # What makes a build from nothing shorter. All tests and benchmarks of a device are built where there is one, by tests/gpu.sh.
 narrow=(-DCELLAR_TESTS_TOGETHER=ON -DCELLAR_TEXT2JSON_HEAD_DIMS=64 "-DCELLAR_DEVICE_TESTS=codecs;capture" "-DCELLAR_DEVICE_BENCHMARKS=merge;resolve")
 optimized=-O0  # at -Og a third more to compile
-plain=("-DCELLAR_TEST_FOLDERS=cache;cuda;engine;host;text2json")
+plain=("-DCELLAR_TEST_FOLDERS=cache;cuda;engine;host;schedules;summary;text2json;tier")
 [[ $thorough == ON ]] && plain=() optimized=-Og
 cuda=()  # to PTX: the test of every kernel compiles to machine code, for all architectures
 command -v "${CUDACXX:-nvcc}" >/dev/null &&
