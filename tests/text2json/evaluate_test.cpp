@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <set>
 
 #include "catch.hpp"
 #include "sanitizers.hpp"
@@ -41,13 +42,16 @@ TEST_CASE("all schemes decode a document in lockstep, with the whole prompt as b
     double kl = 0, error = 0;
     for (auto const& t : s.tokens) kl += t.kl / double(s.tokens.size());
     for (double const x : s.output_error) error += x / double(s.output_error.size());
-    // The budget of sink_window is a window over the whole prompt, and all chunks of so short a prompt are outliers of shadow_kv as published.
-    CHECK((s.work.fetched_blocks > 0) == (names[i] != "sink_window" && names[i] != "shadow_kv"));
+    // With so large a budget sink_window, h2o and snap_kv keep the whole prompt near, and all chunks of so short a prompt are outliers of shadow_kv as
+    // published.
+    std::set<std::string> const without_far{"sink_window", "h2o", "snap_kv", "shadow_kv"};
+    INFO("fetched blocks: " << s.work.fetched_blocks);
+    CHECK((s.work.fetched_blocks > 0) == !without_far.contains(names[i]));
     if (names[i] == "magic_pig") {  // whatever its hashes sample
       CHECK(std::isfinite(kl));
       continue;
     }
-    if (names[i] == "twilight" || names[i] == "rabitq_cache") {  // they leave out what has little weight
+    if (names[i] == "twilight" || names[i] == "rabitq_cache" || names[i] == "h2o") {  // they leave out what has little weight, h2o of what was generated
       CHECK(std::isfinite(kl));
       CHECK(s.captured_mass > 0.5);
       continue;
@@ -58,8 +62,9 @@ TEST_CASE("all schemes decode a document in lockstep, with the whole prompt as b
       CHECK(error > 2e-3);
       continue;
     }
-    CHECK(kl < (names[i].starts_with("yakv") ? 0.02 : 1e-4));
-    CHECK(error < (names[i].starts_with("yakv") ? coded : 2e-3));
+    bool const is_coded = names[i].starts_with("yakv") || names[i] == "balanced_landmarks";
+    CHECK(kl < (is_coded ? 0.02 : 1e-4));
+    CHECK(error < (is_coded ? coded : 2e-3));
   }
   CHECK_THROWS_WITH(evaluate({.schemes = {"dense", "nonsense"}}, d, model, tokenizer, [](char const*, std::int64_t, std::int64_t) {}),
                     contains("no scheme nonsense"));

@@ -18,13 +18,7 @@ struct memory_map {
   static constexpr int head_dim = S::head_dim, value_dim = S::value_dim;
   static constexpr bool values_in_keys = stored_in_keys<typename S::value_codec>;
   static constexpr bool is_indexed = indexed_summary<typename S::summary>;
-  /// Channels that a summary is made of and asked by: the keys', or those of index keys.
-  static constexpr int scored_dim = [] {
-    if constexpr (is_indexed)
-      return S::summary::index_dim;
-    else
-      return head_dim;
-  }();
+  static constexpr int scored_dim = detail::scored_dim<typename S::summary, head_dim>;
   /// Rows that a token has for each KV head: a key (0); a value (1) unless it is in the key; an index key (2) where summaries are made of these.
   static constexpr int sides = is_indexed ? 3 : 2;
   CELLAR_HD static constexpr int side_dim(int side) {

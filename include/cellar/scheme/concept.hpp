@@ -36,17 +36,17 @@ concept has_scheme_facts = requires {
 };
 
 template <class S>
-concept offloading_scheme = has_sizes<S> && has_scheme_facts<S> && physical_layout<typename S::layout> && row_codec<typename S::key_codec, S::head_dim> &&
-    (stored_in_keys<typename S::value_codec> || row_codec<typename S::value_codec, S::value_dim>)&&(indexed_summary<typename S::summary> || block_summary<typename S::summary, S::head_dim>)&&outlier_rule<
-        typename S::outliers,
-        S::head_dim>&& group_reduction<typename S::
-                                           reduce>&& block_selector<typename S::
-                                                                        select>&& selection_reuse<typename S::
-                                                                                                      reuse>&& attention_remainder<typename S::
-                                                                                                                                       remainder>&& attention_variant<typename S::
-                                                                                                                                                                          attention>&& block_tier<typename S::
-                                                                                                                                                                                                      tier>&& storage_scalar<typename S::
-                                                                                                                                                                                                                                 near_scalar>;
+concept has_storage = physical_layout<typename S::layout> && row_codec<typename S::key_codec, S::head_dim> &&
+    (stored_in_keys<typename S::value_codec> ||
+     row_codec<typename S::value_codec, S::value_dim>)&&block_tier<typename S::tier>&& storage_scalar<typename S::near_scalar>;
+
+template <class S>
+concept has_selection = any_summary<typename S::summary, S::head_dim> && outlier_rule<typename S::outliers, S::head_dim> &&
+    group_reduction<typename S::reduce> && block_selector<typename S::select> && selection_reuse<typename S::reuse>;
+
+template <class S>
+concept offloading_scheme = has_sizes<S> && has_scheme_facts<S> && has_storage<S> && has_selection<S> && attention_variant<typename S::attention> &&
+    attention_remainder<typename S::remainder>;
 
 namespace detail {
 

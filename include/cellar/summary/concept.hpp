@@ -66,6 +66,17 @@ concept summary_facts = std::semiregular<S> && requires(S const& s, i64 channels
 template <class S, int HeadDim = 128>
 concept block_summary = summary_facts<S> &&(has_build<S, HeadDim> || observing_summary<S, HeadDim>)&&has_prepare<S, HeadDim>&& has_score_tile<S, HeadDim>;
 
+namespace detail {
+
+/// Channels of what a summary is made of and asked by: the keys', or those of index keys.
+template <class S, int HeadDim>
+inline constexpr int scored_dim = HeadDim;
+template <class S, int HeadDim>
+  requires requires { S::index_dim; }
+inline constexpr int scored_dim<S, HeadDim> = S::index_dim;
+
+}  // namespace detail
+
 /// Is built from index keys, one a token and KV head, and asked by index_heads index queries for each query token and KV head, with a weight each: a model's
 /// own indexer. The engine supplies them beside keys and queries.
 ///
@@ -79,6 +90,10 @@ concept indexed_summary = summary_facts<S> && requires {
   { s.prepared_bytes(n, n) } -> std::same_as<i64>;               // (query tokens, index_dim)
   { s.prepare(t, queries, weights, to) } -> std::same_as<void>;  // queries, weights [tokens * index_heads]
 };
+
+/// Either, for keys of HeadDim channels; what each needs stands first, for the compiler to name what is missing.
+template <class S, int HeadDim>
+concept any_summary = summary_facts<S> && has_score_tile<S, detail::scored_dim<S, HeadDim>> &&(indexed_summary<S> || block_summary<S, HeadDim>);
 
 /// Says where its scores lie at most, which a coarser level covers (two_level): in a box, the low and the high of each channel.
 ///
