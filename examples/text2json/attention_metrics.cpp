@@ -26,16 +26,18 @@ attention_comparison compare_attention(int head_dim, int group, float const* que
     }
     double const sum = double(engine::exponentials(weights.data(), std::int64_t(n), engine::maximum(weights.data(), std::int64_t(n))));
     std::vector<double> exact(std::size_t(head_dim), 0.0);
-    double on_far = 0;
+    double on_far = 0, captured = 0;
     for (std::size_t p = 0; p < n; ++p) {
       double const w = double(weights[p]) / sum;
       weights[p] = float(w);
       for (int c = 0; c < head_dim; ++c) exact[std::size_t(c)] += w * double(rows.values[p][c]);
       if (p < far) on_far += w;
       if (!attended[p]) continue;
-      to.captured += w / group;
+      captured += w;
       if (p < far) to.captured_far += w;
     }
+    to.captured += captured / group;
+    to.missed.push_back(1 - captured);
     to.all_far += on_far;
     for (std::size_t p = 0; p < far; ++p) best[p] = std::max(best[p], float(double(weights[p]) / std::max(on_far, 1e-300)));
     shares.push_back(std::move(weights));

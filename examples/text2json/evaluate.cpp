@@ -47,6 +47,7 @@ struct lane {
   std::int64_t first_row = 0;
   // Sums over measured steps, [layer][kv_head].
   std::vector<double> error, captured, captured_far, all_far, oracle;
+  std::vector<std::vector<missed_share>> missed;
 };
 
 /// Adds the comparison of one step's attention with exact dense attention, for one layer and KV head, to a lane's sums.
@@ -74,6 +75,8 @@ void measure(lane& to, engine::model_config const& c, engine::staged_prompt cons
   to.oracle[at] += compared.oracle;
   to.captured_far[at] += compared.captured_far;
   to.all_far[at] += compared.all_far;
+  auto const said = to.scheme->missed(kv_head);
+  for (std::size_t h = 0; h < said.size(); ++h) to.missed[at].push_back({double(said[h]), compared.missed[h]});
 }
 
 std::vector<field_result> judge(document const& d, std::vector<int> const& answer, std::vector<int> const& likeliest_tokens,
@@ -119,6 +122,7 @@ document_evaluation evaluate(evaluation const& what, document const& d, engine::
     l.keys.resize(std::size_t(c.layers * answer_tokens * c.kv_width()));
     l.values.resize(l.keys.size());
     l.error = l.captured = l.captured_far = l.all_far = l.oracle = std::vector<double>(heads, 0.0);
+    l.missed.resize(heads);
     l.result.tokens.push_back(compare(first, first, answer[0]));
     l.likeliest_tokens.push_back(likeliest(first));
     l.written.push_back(likeliest(first));
@@ -201,6 +205,7 @@ document_evaluation evaluate(evaluation const& what, document const& d, engine::
     for (std::size_t i = 0; i < heads; ++i) {
       l.result.captured_mass += l.captured[i] / per_head;
       l.result.oracle_mass += l.oracle[i] / per_head;
+      l.result.missed.insert(l.result.missed.end(), l.missed[i].begin(), l.missed[i].end());
       l.result.captured_far_mass += l.all_far[i] > 0 ? l.captured_far[i] / l.all_far[i] / double(heads) : 1 / double(heads);
     }
     done.schemes.push_back(std::move(l.result));

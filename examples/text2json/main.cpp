@@ -166,6 +166,7 @@ void run(options const& o) {
   }
   if (r.documents == 0) throw std::invalid_argument("No document fits the model's context.");
   std::cout << '\n' << table_of(r) << '\n';
+  if (auto const missed = missed_table_of(r); !missed.empty()) std::cout << missed << '\n';
   auto const folder = std::filesystem::absolute(o.out);
   if (r.left_out > 0) std::cout << r.left_out << " documents were left out: they do not fit the model's context.\n";
   std::cout << r.documents << " documents, " << r.lookups << " lookups, " << r.answer_tokens << " answer tokens. Report: " << (folder / "report.json").string()

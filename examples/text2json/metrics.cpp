@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <random>
 #include <stdexcept>
 #include <tuple>
@@ -33,6 +34,29 @@ estimate bootstrap_ratio(std::vector<double> const& numerators, std::vector<doub
   std::sort(draws.begin(), draws.end());
   auto const quantile = [&](double q) { return draws[std::size_t(std::lround(q * double(draws.size() - 1)))]; };
   return {mean, quantile(0.025), quantile(0.975)};
+}
+
+double rank_correlation(std::vector<missed_share> const& pairs) {
+  auto const ranks = [&](double missed_share::*side) {
+    std::vector<std::size_t> order(pairs.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return pairs[a].*side < pairs[b].*side; });
+    std::vector<double> rank(pairs.size());
+    for (std::size_t first = 0, last; first < order.size(); first = last) {
+      for (last = first + 1; last < order.size() && pairs[order[last]].*side == pairs[order[first]].*side;) ++last;
+      for (std::size_t i = first; i < last; ++i) rank[order[i]] = double(first + last - 1) / 2;
+    }
+    return rank;
+  };
+  auto const said = ranks(&missed_share::said), real = ranks(&missed_share::real);
+  double const mean = (double(pairs.size()) - 1) / 2;
+  double both = 0, of_said = 0, of_real = 0;
+  for (std::size_t i = 0; i < pairs.size(); ++i) {
+    both += (said[i] - mean) * (real[i] - mean);
+    of_said += (said[i] - mean) * (said[i] - mean);
+    of_real += (real[i] - mean) * (real[i] - mean);
+  }
+  return of_said > 0 && of_real > 0 ? both / std::sqrt(of_said * of_real) : std::numeric_limits<double>::quiet_NaN();
 }
 
 scheme_summary summarize(std::string name, std::vector<document_result> const& scheme, std::vector<document_result> const& dense, std::uint64_t seed) {
@@ -84,6 +108,32 @@ scheme_summary summarize(std::string name, std::vector<document_result> const& s
   to.captured_mass = each([](document_result const& s) { return s.captured_mass; });
   to.captured_far_mass = each([](document_result const& s) { return s.captured_far_mass; });
   to.oracle_mass = each([](document_result const& s) { return s.oracle_mass; });
+
+  auto const over_missed = [&](double missed_share::*side) {
+    return over_documents([&](document_result const& s, document_result const&) {
+      std::pair<double, double> p{0, double(s.missed.size())};
+      for (missed_share const& m : s.missed) p.first += m.*side;
+      return p;
+    });
+  };
+  to.missed_said = over_missed(&missed_share::said);
+  to.missed_real = over_missed(&missed_share::real);
+  to.missed_rank_correlation = over_documents([](document_result const& s, document_result const&) {
+    double const r = rank_correlation(s.missed);
+    return std::isnan(r) ? std::pair(0.0, 0.0) : std::pair(r, 1.0);
+  });
+  std::vector<missed_share> missed;
+  for (document_result const& d : scheme) missed.insert(missed.end(), d.missed.begin(), d.missed.end());
+  std::sort(missed.begin(), missed.end(), [](missed_share const& a, missed_share const& b) { return a.said < b.said; });
+  for (std::size_t bin = 0; bin < 10 && missed.size() >= 10; ++bin) {
+    std::size_t const first = missed.size() * bin / 10, last = missed.size() * (bin + 1) / 10;
+    missed_bin one{missed[last - 1].said, 0, 0, std::int64_t(last - first)};
+    for (std::size_t i = first; i < last; ++i) {
+      one.said += missed[i].said / double(one.count);
+      one.real += missed[i].real / double(one.count);
+    }
+    to.missed_bins.push_back(one);
+  }
 
   to.output_error_by_layer.assign(scheme[0].output_error.size(), 0.0);
   double tokens = 0, steps = 0, hits = 0, misses = 0;

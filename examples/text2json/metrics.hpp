@@ -21,6 +21,11 @@ struct field_result {
   bool is_name, is_right;
 };
 
+/// The share of its attention that a query head missed in a step: as the scheme said, and in truth.
+struct missed_share {
+  double said, real;
+};
+
 /// One scheme on one document.
 struct document_result {
   std::vector<token_result> tokens;
@@ -28,6 +33,7 @@ struct document_result {
   std::optional<double> score;                      ///< Of the text that it wrote by itself; none where that was not asked for.
   std::vector<double> output_error;                 ///< By layer: relative L2 error of attention's output, mean over measured steps.
   double captured_mass = 0, captured_far_mass = 0;  ///< Share of dense attention on the attended tokens: of all tokens, of those before the window.
+  std::vector<missed_share> missed;                 ///< Of measured steps, all layers and query heads; nothing where the scheme does not say.
   double oracle_mass = 0;                           ///< As captured_mass, for the best choice of as many tokens by exact scores.
   struct {
     double summary = 0, always_near = 0, generated = 0, pool = 0, far = 0;
@@ -43,9 +49,18 @@ struct estimate {
   double mean = 0, low = 0, high = 0;
 };
 
+/// What a scheme said that it missed, beside the truth: of pairs whose said share is next to one another.
+struct missed_bin {
+  double most_said = 0, said = 0, real = 0;  ///< The largest said share; means.
+  std::int64_t count = 0;
+};
+
 struct scheme_summary {
   std::string name;
   estimate lookup_accuracy, retained, field_accuracy, agreement, kl, nll, score, output_error, captured_mass, captured_far_mass, oracle_mass;
+  estimate missed_said, missed_real,
+      missed_rank_correlation;          ///< The last by document: Spearman's, of query heads and steps; NaN where the scheme does not say.
+  std::vector<missed_bin> missed_bins;  ///< Tenths, ascending.
   std::vector<double> output_error_by_layer;
   double summary_bytes = 0, always_near_bytes = 0, generated_bytes = 0, pool_bytes = 0, far_bytes = 0;  ///< A token and layer.
   double moved_bytes = 0, seconds = 0;                                                                  ///< A step: all layers, one sequence.
@@ -58,6 +73,9 @@ struct scheme_summary {
 /// sum(numerators) / sum(denominators) over documents, and its interval over `resamples` draws of as many documents. Equal seeds draw the same
 /// documents, so estimates of several schemes are paired.
 estimate bootstrap_ratio(std::vector<double> const& numerators, std::vector<double> const& denominators, std::uint64_t seed, int resamples = 2000);
+
+/// Spearman's rank correlation, equal values of a mean rank; NaN where one side is constant.
+double rank_correlation(std::vector<missed_share> const& pairs);
 
 /// Requires  as many documents of the scheme as of dense, in the same order, at least one
 scheme_summary summarize(std::string name, std::vector<document_result> const& scheme, std::vector<document_result> const& dense, std::uint64_t seed);

@@ -23,19 +23,8 @@ std::string number(double x, int decimals) {
 
 ordered_json figure(double x) { return std::isnan(x) ? ordered_json(nullptr) : ordered_json(x); }
 
-}  // namespace
-
-std::string table_of(report const& r) {
-  std::vector<std::vector<std::string>> rows{{"scheme", "lookups", "95 %", "retained", "95 %", "agreement", "KL", "NLL", "score", "output error", "mass",
-                                              "far mass", "oracle", "summary B", "always near B", "generated B", "far B", "moved kB/step", "ms/step"}};
-  for (scheme_summary const& s : r.schemes) {
-    auto const interval = [](estimate const& e) { return number(e.low, 3) + " to " + number(e.high, 3); };
-    rows.push_back({s.name, number(s.lookup_accuracy.mean, 3), interval(s.lookup_accuracy), number(s.retained.mean, 3), interval(s.retained),
-                    number(s.agreement.mean, 3), number(s.kl.mean, 4), number(s.nll.mean, 3), number(s.score.mean, 1), number(s.output_error.mean, 4),
-                    number(s.captured_mass.mean, 3), number(s.captured_far_mass.mean, 3), number(s.oracle_mass.mean, 3), number(s.summary_bytes, 1),
-                    number(s.always_near_bytes, 1), number(s.generated_bytes, 1), number(s.far_bytes, 1), number(s.moved_bytes / 1000, 1),
-                    number(1000 * s.seconds, 1)});
-  }
+/// A table in Markdown, its first row the names of the columns.
+std::string text_of(std::vector<std::vector<std::string>> const& rows) {
   std::string text;
   for (std::size_t i = 0; i < rows.size(); ++i) {
     for (std::size_t c = 0; c < rows[i].size(); ++c) {
@@ -51,6 +40,35 @@ std::string table_of(report const& r) {
     }
   }
   return text;
+}
+
+}  // namespace
+
+std::string missed_table_of(report const& r) {
+  std::vector<std::vector<std::string>> rows{{"scheme", "missed", "says", "rank correlation", "95 %", "in tenths of what it says: says > missed"}};
+  for (scheme_summary const& s : r.schemes) {
+    if (s.missed_bins.empty()) continue;
+    std::string tenths;
+    for (missed_bin const& b : s.missed_bins) tenths += (tenths.empty() ? "" : ", ") + number(b.said, 3) + " > " + number(b.real, 3);
+    estimate const& e = s.missed_rank_correlation;
+    rows.push_back(
+        {s.name, number(s.missed_real.mean, 4), number(s.missed_said.mean, 4), number(e.mean, 3), number(e.low, 3) + " to " + number(e.high, 3), tenths});
+  }
+  return rows.size() > 1 ? text_of(rows) : "";
+}
+
+std::string table_of(report const& r) {
+  std::vector<std::vector<std::string>> rows{{"scheme", "lookups", "95 %", "retained", "95 %", "agreement", "KL", "NLL", "score", "output error", "mass",
+                                              "far mass", "oracle", "summary B", "always near B", "generated B", "far B", "moved kB/step", "ms/step"}};
+  for (scheme_summary const& s : r.schemes) {
+    auto const interval = [](estimate const& e) { return number(e.low, 3) + " to " + number(e.high, 3); };
+    rows.push_back({s.name, number(s.lookup_accuracy.mean, 3), interval(s.lookup_accuracy), number(s.retained.mean, 3), interval(s.retained),
+                    number(s.agreement.mean, 3), number(s.kl.mean, 4), number(s.nll.mean, 3), number(s.score.mean, 1), number(s.output_error.mean, 4),
+                    number(s.captured_mass.mean, 3), number(s.captured_far_mass.mean, 3), number(s.oracle_mass.mean, 3), number(s.summary_bytes, 1),
+                    number(s.always_near_bytes, 1), number(s.generated_bytes, 1), number(s.far_bytes, 1), number(s.moved_bytes / 1000, 1),
+                    number(1000 * s.seconds, 1)});
+  }
+  return text_of(rows);
 }
 
 void write_json(report const& r, std::filesystem::path const& path) {
@@ -82,6 +100,14 @@ void write_json(report const& r, std::filesystem::path const& path) {
     add("nll", s.nll);
     add("score", s.score);
     add("output_error", s.output_error);
+    if (!s.missed_bins.empty()) {
+      add("missed_said", s.missed_said);
+      add("missed_real", s.missed_real);
+      add("missed_rank_correlation", s.missed_rank_correlation);
+      one["missed_tenths"] = ordered_json::array();
+      for (missed_bin const& b : s.missed_bins)
+        one["missed_tenths"].push_back({{"most_said", b.most_said}, {"said", b.said}, {"real", b.real}, {"count", b.count}});
+    }
     one["output_error_by_layer"] = s.output_error_by_layer;
     add("captured_mass", s.captured_mass);
     add("captured_far_mass", s.captured_far_mass);

@@ -20,6 +20,9 @@ struct report {
 /// A table in Markdown, aligned for a terminal.
 std::string table_of(report const& r);
 
+/// The same of what schemes say that they missed; nothing where none does.
+std::string missed_table_of(report const& r);
+
 /// Writes report.json. Figures that are not defined are null. Errors  std::runtime_error
 void write_json(report const& r, std::filesystem::path const& path);
 

@@ -72,6 +72,12 @@ struct mean_landmark_outliers : cellar::scheme::mean_landmark<HeadDim, Scalar> {
   using outliers = cellar::select::least_cosine;
 };
 
+/// A scheme that says what it missed.
+template <class Scheme>
+struct watched : Scheme {
+  static constexpr bool estimates_missed = true;
+};
+
 /// yakv_centred with landmarks centred on the mean of each 64 keys as attended, not on the mean key before rotary embedding.
 template <int HeadDim, class Scalar>
 struct yakv_block_centred : cellar::scheme::yakv_centred<HeadDim, Scalar> {
@@ -186,6 +192,17 @@ class scheme_of final : public scheme_on_prompt {
     return is;
   }
 
+  std::vector<float> missed([[maybe_unused]] int kv_head) const override {
+    if constexpr (!Scheme::estimates_missed) {
+      return {};
+    } else if constexpr (Executor::is_host) {
+      auto const all = cache_.missed(0, kv_head);
+      return all ? std::vector<float>(all->begin(), all->end()) : std::vector<float>();
+    } else {
+      return cache_.missed(on_, 0, kv_head).value_or(std::vector<float>());
+    }
+  }
+
   void account(document_result& to) const override {
     auto const usage = cache_.usage(ids_.front());
     to.bytes = {double(usage.summary), double(usage.always_near), double(usage.generated), double(usage.pool), double(usage.far)};
@@ -277,7 +294,10 @@ using all_schemes = std::tuple<
     named<"retro_infer", cellar::scheme::retro_infer<HeadDim, scalar, 1024>>,  // clusters for prompts of 16k tokens
     named<"paris_kv", compared<cellar::scheme::paris_kv<HeadDim, scalar>>>, named<"yakv_balanced", cellar::scheme::yakv_balanced<HeadDim, lapack, scalar>>,
     named<"balanced_landmarks", balanced_landmarks<HeadDim, scalar, lapack>>, named<"yakv_centred_sinks", cellar::scheme::yakv_centred<HeadDim, scalar>>,
-    named<"yakv_centred_mean", yakv_centred_mean<HeadDim, scalar>>>;
+    named<"yakv_centred_mean", yakv_centred_mean<HeadDim, scalar>>, named<"yakv_guarded", cellar::scheme::yakv_guarded<HeadDim, scalar>>,
+    named<"yakv_centred_watched", watched<cellar::scheme::yakv_centred<HeadDim, scalar>>>,
+    named<"mean_landmark_watched", watched<cellar::scheme::mean_landmark<HeadDim, scalar>>>,
+    named<"quest_watched", watched<compared<cellar::scheme::quest<HeadDim, scalar>>>>>;
 
 /// What a program is compiled for: names of schemes with commas (all if empty), and widths of heads. Each pair is code of its own.
 template <literal Names, int... HeadDim>
@@ -340,6 +360,7 @@ inline cellar::budget budget_of(std::string_view name, allowance const& allowed)
     budget.window = allowed.window + allowed.tokens - budget.sinks;
   }
   if (name == "yakv_balanced" || name == "yakv_centred_sinks" || name == "yakv_centred_mean") budget.sinks = std::min<std::int64_t>(4, allowed.tokens);
+  if (name == "yakv_guarded") budget.tokens = 4 * allowed.tokens;  // of which it takes a quarter where that is enough
   if (name == "snap_kv") budget.outliers = allowed.tokens;
   if (name == "h2o") {  // halves, as published
     budget.outliers = (allowed.tokens + allowed.window) / 2;

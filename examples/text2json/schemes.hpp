@@ -28,6 +28,8 @@ class scheme_on_prompt {
   virtual void attend(int layer, float const* q, float const* k, float const* v, float* out) = 0;
   /// Whether the last attend of the first planned sequence read each position, for one KV head.
   virtual std::vector<bool> attended(int kv_head) const = 0;
+  /// The share of its attention that each query head of the same says that it missed, [group]; nothing where the scheme does not say.
+  virtual std::vector<float> missed(int kv_head) const = 0;
   /// Adds sizes, counts and times to a result.
   virtual void account(document_result& to) const = 0;
 };

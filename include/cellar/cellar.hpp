@@ -63,6 +63,7 @@
 #include "cellar/scheme/yakv_balanced.hpp"
 #include "cellar/scheme/yakv_before_rotary.hpp"
 #include "cellar/scheme/yakv_centred.hpp"
+#include "cellar/scheme/yakv_guarded.hpp"
 #include "cellar/scheme/yakv_published.hpp"
 #include "cellar/scheme/yakv_residual.hpp"
 #include "cellar/select/threshold.hpp"

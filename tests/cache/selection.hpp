@@ -582,6 +582,19 @@ bool is_count_of(cellar::select::top_p<P>, std::vector<double> scores, std::int6
   double const last = std::exp(scores[std::size_t(count - 1)] - scores[0]), wanted = all * double(P::num) / double(P::den), rounding = 4 * slack * all;
   return count <= budget && without_last < wanted + rounding && (count == budget || without_last + last > wanted - rounding);
 }
+/// The fewest of the highest that leave shares of at most Missed to the rest, at least Least of the budget, and no more than it.
+template <class Missed, class Least>
+bool is_count_of(cellar::select::until_missed<Missed, Least>, std::vector<double> scores, std::int64_t count, std::int64_t budget, double slack) {
+  std::sort(scores.begin(), scores.end());
+  auto const needed = [&](double allowed) {
+    std::size_t left = 0;
+    for (double sum = 0; left < scores.size() && (sum += std::exp(scores[left])) <= allowed;) ++left;
+    double const least = std::ceil(double(budget) * double(Least::num) / double(Least::den));
+    return std::clamp(std::int64_t(scores.size() - left), std::int64_t(least), budget);
+  };
+  double const missed = double(Missed::num) / double(Missed::den), rounding = 4 * slack + 1e-6;
+  return needed(missed + rounding) <= count && count <= needed(missed - rounding);
+}
 /// Those above the highest less Alpha, and no more than the budget.
 template <class Alpha>
 bool is_count_of(cellar::select::threshold<Alpha>, std::vector<double> const& scores, std::int64_t count, std::int64_t budget, double slack) {
@@ -629,6 +642,22 @@ void check_selection(reference<Scheme>& ref, std::int64_t tokens, cellar::budget
           slack = std::max(slack, p.slack * double(shape.scale()));
         }
       }
+      std::vector<std::vector<double>> near;  // [query row], logits of what is near
+      for (std::int64_t row = 0; row < new_tokens * group; ++row) {
+        near.emplace_back();
+        std::int64_t const asked_at = length + row / group;
+        auto const add = [&](std::int64_t p) {
+          if (p > asked_at) return;
+          double x = 0;
+          for (int c = 0; c < d; ++c)
+            x += double(q[std::size_t(((row / group * shape.kv_heads + head) * group + row % group) * d + c)]) * double(ref.row(s.keys, s, 0, p, head)[c]);
+          near.back().push_back(x * double(shape.scale()));
+        };
+        for (std::int64_t p = 0; p < sinks; ++p) add(p);
+        for (auto const id : outliers)
+          for (std::int64_t i = 0; i < Scheme::block_tokens; ++i) add(sinks + number(id) * Scheme::block_tokens + i);
+        for (std::int64_t p = sinks + blocks * Scheme::block_tokens; p <= asked_at; ++p) add(p);
+      }
       std::vector<double> scores(candidates.size(), 0.0);
       double score_slack = double(logits.size()) * slack;  // of a sum of logits; that of their mean is smaller
       constexpr bool is_mean_of_softmaxes = std::is_same_v<typename Scheme::reduce, cellar::select::mean_of_softmaxes>;
@@ -648,6 +677,15 @@ void check_selection(reference<Scheme>& ref, std::int64_t tokens, cellar::budget
         if constexpr (is_mean_of_softmaxes)
           for (double& x : scores) x = std::log(x);
         score_slack = 2 * slack + 1e-5;  // the logit's, the normaliser's, and the f32 logarithm of the latter
+      } else if constexpr (std::is_same_v<typename Scheme::reduce, cellar::select::max_of_attention>) {
+        std::fill(scores.begin(), scores.end(), -1e300);
+        for (std::size_t row = 0; row < logits.size(); ++row) {
+          double all = 0;
+          for (double const x : near[row]) all += std::exp(x);
+          for (double const x : logits[row]) all += Scheme::block_tokens * std::exp(x);
+          for (std::size_t b = 0; b < logits[row].size(); ++b) scores[b] = std::max(scores[b], logits[row][b] + std::log(Scheme::block_tokens / all));
+        }
+        score_slack = 2 * slack + 1e-5;
       } else {
         bool const is_mean = std::is_same_v<typename Scheme::reduce, cellar::select::mean_query>;
         for (auto const& row : logits)
@@ -657,6 +695,35 @@ void check_selection(reference<Scheme>& ref, std::int64_t tokens, cellar::budget
       REQUIRE(ids.count < std::int64_t(candidates.size()));
       REQUIRE(definitions::is_count_of(typename Scheme::select{}, scores, ids.count,
                                        std::min<std::int64_t>(budget.tokens / Scheme::block_tokens, std::int64_t(candidates.size())), score_slack));
+      if constexpr (Scheme::estimates_missed) {
+        auto const missed = *t.cache.missed(0, head);
+        auto const decoded =
+            ref.template far<typename Scheme::key_codec>(s.coded_keys, s.original_keys, s, 0, head, sinks, sinks + blocks * Scheme::block_tokens);
+        REQUIRE(missed.count == new_tokens * group);
+        for (std::int64_t row = 0; row < missed.count; ++row) {
+          double attended = 0, rest = 0, really = 0;  // sums of weights; of what was not chosen, by its summaries and by its keys
+          for (double const x : near[std::size_t(row)]) attended += std::exp(x);
+          for (std::size_t i = 0; i < candidates.size(); ++i) {
+            double weight = 0;
+            for (std::int64_t k = candidates[i] * Scheme::block_tokens; k < (candidates[i] + 1) * Scheme::block_tokens; ++k) {
+              double x = 0;
+              for (int c = 0; c < d; ++c)
+                x += double(q[std::size_t(((row / group * shape.kv_heads + head) * group + row % group) * d + c)]) * double(decoded[std::size_t(k * d + c)]);
+              weight += std::exp(x * double(shape.scale()));
+            }
+            if (std::any_of(ids.begin(), ids.end(), [&](auto id) { return number(id) == candidates[i]; })) {
+              attended += weight;
+            } else {
+              really += weight;
+              rest += Scheme::block_tokens * std::exp(logits[std::size_t(row)][i]);
+            }
+          }
+          double const margin = 2 * slack + 1e-5, share = rest / (rest + attended), true_share = really / (really + attended);
+          REQUIRE(double(missed[row]) == Approx(share).margin(margin));
+          if (Scheme::summary::is_upper_bound) REQUIRE(double(missed[row]) >= true_share - margin);
+          if (std::is_same_v<typename Scheme::summary, cellar::summary::mean<float>>) REQUIRE(double(missed[row]) <= true_share + margin);  // by Jensen
+        }
+      }
       double lowest_chosen = 1e300, highest_left = -1e300;
       for (std::size_t i = 0; i < candidates.size(); ++i) {
         bool const is_chosen = std::any_of(ids.begin(), ids.end(), [&](auto id) { return number(id) == candidates[i]; });

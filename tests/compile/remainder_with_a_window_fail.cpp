@@ -1,4 +1,4 @@
-// expect: (the mean value of a remainder is of all far tokens: it needs an attention without a window)
+// expect: (a remainder, and what is missed, is of all far tokens: it needs an attention without a window)
 #include "cellar/cellar.hpp"
 
 struct mine : cellar::scheme::mean_landmark<64> {

@@ -76,6 +76,7 @@ double error_of(T const* a, T const* b, int count) {
 /// What a schedule gave on both.
 struct comparison {
   double worst = 0;                   // error of an output row whose selection is the host's
+  double worst_missed = 0;            // and of what it missed
   i64 selections = 0, differing = 0;  // of (step, layer, sequence, KV head)
   i64 ids = 0, other_ids = 0;         // selected, and not by the host
 };
@@ -105,6 +106,14 @@ void compare(cache<Scheme> const& reference, cache<Scheme, Device> const& tested
         seen.differing += !is_same;
       }
       if (!is_same) continue;
+      if constexpr (Scheme::estimates_missed) {
+        auto const here = reference.missed(i, head);
+        auto const there = tested.missed(on, i, head);
+        REQUIRE(here.has_value() == there.has_value());
+        if (here) REQUIRE(here->count == i64(there->size()));
+        for (std::size_t r = 0; here && r < there->size(); ++r)
+          seen.worst_missed = std::max(seen.worst_missed, std::abs(double((*here)[i64(r)] - (*there)[r])));
+      }
       for (i64 token = 0; token < batch[std::size_t(i)].new_tokens; ++token)
         for (int h = head * s.group; h < (head + 1) * s.group; ++h) {
           auto const at = std::size_t(((row + token) * query_heads + h) * D);
@@ -257,6 +266,7 @@ void check(Device const& on, std::uint64_t seed, sizes const& s = {}, cellar::bu
   INFO(typeid(Scheme).name() << ": " << seen.differing << " of " << seen.selections << " selections differ, by " << seen.other_ids << " of " << seen.ids
                              << " ids");
   CHECK(seen.worst < bound);
+  CHECK(seen.worst_missed < (cuda::detail::scores_points<Scheme> ? 2e-4 : 2e-5));  // points of grids are rounded to f16 there
   // Scores agree within rounding, so ids differ only where two are next to the last place: rarely, and by few.
   CHECK(seen.other_ids <= 1 + seen.ids / 200);
   CHECK(seen.differing <= 1 + seen.selections / 10);

@@ -120,6 +120,24 @@ void overlap(Device const& on) {
   check<overlapped<shared<1, 2>>, float>(on, 25, {.selects = against_host::ahead::after_attend});
 }
 
+/// Says what it missed.
+template <class S>
+struct watched : S {
+  static constexpr bool estimates_missed = true;
+};
+struct guarded_outliers : watched<scheme::shadow_kv<64, jacobi_eigensolver, float, codecs::fixed_rank<20>>> {
+  using reduce = selects::max_of_attention;
+  using select = selects::until_missed<std::ratio<1, 3>, std::ratio<1, 8>>;
+};
+template <class Device>
+void missed(Device const& on) {
+  check_groups<watched<scheme::yakv<64, float>>, float>(on, 70);
+  check_groups<scheme::yakv_guarded<64, float, std::ratio<1, 2>>, float>(on, 71);
+  check<scheme::yakv_guarded<128>, bf16>(on, 72, {.layers = 1, .group = 7, .kv_heads = 1, .is_short = true});
+  check<guarded_outliers, float>(on, 73);
+  check<watched<scheme::sparq<64, float, 16>>, float>(on, 74);  // beside a remainder
+}
+
 /// The methods of other papers, as far as other families do not have their parts. Exact keys are scored as plain tiles, the others by their own bodies.
 template <class Device>
 void methods(Device const& on) {

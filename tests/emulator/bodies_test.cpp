@@ -245,6 +245,10 @@ TEST_CASE("threshold, top_p and at_least select in blocks exactly what they sele
       check_selector(select::threshold<>{}.with_budget(k), scores);
       check_selector(select::top_p<>{}.with_budget(k), scores);
       check_selector(select::at_least<std::ratio<2>>{}.with_budget(k), scores);
+      auto shares = scores;
+      for (float& x : shares) x = 1.2f * x - 9;
+      check_selector(select::until_missed<>{}.with_budget(k), shares);
+      check_selector(select::until_missed<std::ratio<1, 3>, std::ratio<0>>{}.with_budget(k), shares);
       check_selector(select::top_p<std::ratio<1, 3>>{}.with_budget(k), std::vector<float>(std::size_t(n), 1.0f));
     }
   check_selector(select::threshold<>{}.with_budget(9), std::vector<float>(40, std::nanf("")));
@@ -337,6 +341,8 @@ TEST_CASE("reductions of a group agree in blocks and in series") {
       check(select::sum_of_logits{});
       check(select::max_of_logits{});
       check(select::mean_query{});
+      auto const near = r.normals(group, 8);
+      check([&](auto& t, matrix_view<float const> some, row_view<float> out) { select::max_of_attention{}(t, some, out, near_attention{near.data(), 4}); });
     }
 }
 
@@ -379,7 +385,7 @@ struct one_sequence {
 /// The form for a device: any number of spans, each of several chunks, merged, gives what `attend` gave.
 template <class Scheme>
 void check_spans(one_sequence<Scheme>& from, int head, sequence_step const& step, row_view<logical_block const> chosen, bool every,
-                 matrix_view<float const, d> queries, operation::attend_partial<Scheme> const& rest, std::vector<float> const& expected,
+                 matrix_view<float const, d> queries, operation::attend_rest<Scheme> rest, std::vector<float> const& expected,
                  operation::row_samples const& samples) {
   using sizes = operation::span_sizes<Scheme, 8>;
   using partials = operation::span_partials<Scheme>;
@@ -415,11 +421,19 @@ void check_spans(one_sequence<Scheme>& from, int head, sequence_step const& step
     if (late > 0) attend(true);
     CHECK(strangers == 0);
     int const filled = operation::key_list<Scheme, sizes::chunk>::of(view, head, step, blocks, late).filled_spans(spans);
+    std::vector<float> missed(static_cast<std::size_t>(rows), -1.f);
+    auto const by_spans = [&] {
+      auto r = rest;
+      if (r.missed) r.missed = missed.data();
+      return r;
+    }();
     emulator::launch({.threads = 64, .shared_bytes = operation::finish_bytes<Scheme, 8>}, [&](auto& t) {
-      operation::finish_spans<8>(t, view, head, to, filled, 0, int(rows), rest, [&](i64 row, int c, float x) { out[std::size_t(row * d + c)] = x; });
+      operation::finish_spans<8>(t, view, head, to, filled, 0, int(rows), by_spans, [&](i64 row, int c, float x) { out[std::size_t(row * d + c)] = x; });
     });
     INFO(typeid(Scheme).name() << ": " << spans << " spans, " << filled << " of them filled, " << late << " blocks late, every " << every << ", head " << head);
     for (std::size_t i = 0; i < out.size(); ++i) REQUIRE(out[i] == Approx(expected[i]).margin(2e-5));
+    if (Scheme::estimates_missed && rest.missed)
+      for (i64 r = 0; r < rows; ++r) REQUIRE(missed[std::size_t(r)] == Approx(rest.missed[r]).margin(2e-6));
   }
 }
 
@@ -605,6 +619,20 @@ void check_operations() {
           std::fill(others.begin(), others.end(), ~0u);
         });
   }
+  if constexpr (operation::reads_near<Scheme>) {
+    auto const space = aligned(operation::near_sums_bytes(6)), space2 = aligned(operation::near_sums_bytes(6));
+    float const* const sums = operation::near_log_sums(serial, a.view(), head, step, group, 3, space.get());
+    for (int r = 0; r < 6; ++r) REQUIRE(std::isfinite(sums[r]));
+    float const* sums2 = nullptr;
+    for_teams(
+        [&](auto& t) {
+          float const* const mine = operation::near_log_sums(t, b.view(), head, step, group, 3, space2.get());
+          if (t.rank() == 0) sums2 = mine;
+        },
+        [&] {
+          for (int r = 0; r < 6; ++r) REQUIRE(sums2[r] == Approx(sums[r]).margin(1e-5));
+        });
+  }
   for (bool const every : {false, true}) {
     row_view<logical_block const> const chosen{ids.data(), i64(ids.size())};
     operation::row_samples const samples{every || marks.empty() ? nullptr : marks.data(), chosen.count + 5};
@@ -616,8 +644,12 @@ void check_operations() {
       remainder.push_back({.m = float(i) - 2, .l = i == 3 ? 0.0f : 1.5f});
       for (int c = 0; c < d; ++c) sums.push_back(i == 3 ? undefined : value(7 + i, c));  // where there is no weight nothing is read
     }
-    operation::attend_partial<Scheme> rest;
-    if (Scheme::remainder::estimates && !every) rest = {remainder.data(), remainder_by_class<typename Scheme::remainder> ? sums.data() : nullptr};
+    std::vector<float> missed(6, -1.f), missed2 = missed;
+    operation::attend_rest<Scheme> rest;
+    if (operation::weighs_rest<Scheme> && !every)
+      rest = {{remainder.data(), remainder_by_class<typename Scheme::remainder> ? sums.data() : nullptr}, missed.data()};
+    auto rest2 = rest;
+    rest2.missed = rest.missed ? missed2.data() : nullptr;
     if constexpr (Scheme::remainder::estimates && !remainder_by_class<typename Scheme::remainder>)
       for (auto* const s : {&a, &b})
         for (int c = 0; c < d; ++c) s->view().mean_value(head)[c] = value(7, c);
@@ -628,11 +660,13 @@ void check_operations() {
         [&](auto& t) {
           operation::attend(
               t, b.view(), head, step, chosen, every, group, rows_of<d>(out2), attend_sizes, space2.get(),
-              [&](i64, logical_block block) { return b.view().far_block(block, head); }, rest, [](bool) {}, samples);
+              [&](i64, logical_block block) { return b.view().far_block(block, head); }, rest2, [](bool) {}, samples);
           seen_by_others(t, out2.data(), i64(out2.size()));
         },
         [&] {
           for (std::size_t i = 0; i < out.size(); ++i) REQUIRE(out2[i] == Approx(out[i]).margin(1e-5));
+          for (std::size_t i = 0; i < missed.size(); ++i) REQUIRE(missed2[i] == Approx(missed[i]).margin(1e-6));
+          if (Scheme::estimates_missed && !every) REQUIRE((missed[0] > 0 && missed[0] < 1));
           std::fill(out2.begin(), out2.end(), -1.f);
           std::fill_n(space2.get(), attend_sizes.bytes(), std::byte{0xff});
         });
@@ -690,6 +724,9 @@ struct sampled : scheme::magic_pig<d, f16, 3, 40> {
 struct with_remainder : scheme::shadow_kv<d, jacobi_eigensolver, f16, cellar::codec::fixed_rank<20>> {
   using remainder = cellar::attention::mean_value;
 };
+struct watched_remainder : with_remainder {
+  static constexpr bool estimates_missed = true;
+};
 struct clusters : scheme::cluster_kv<d, f16, 37> {  // of blocks, with outliers among them
   static constexpr int block_tokens = 4;
   using summary = cellar::summary::quantized_key<cellar::codec::cluster_codes<37, 9, 60, true>>;
@@ -724,4 +761,6 @@ TEST_CASE("train, seal, score and attend agree in blocks and in series, for ever
   check_operations<sampled>();
   check_operations<clusters>();
   check_operations<scheme::retro_infer<d, f16, 43, 4, 50>>();
+  check_operations<scheme::yakv_guarded<d>>();
+  check_operations<watched_remainder>();
 }

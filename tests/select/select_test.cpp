@@ -12,6 +12,7 @@
 #include "cellar/select/threshold.hpp"
 #include "cellar/select/top_k.hpp"
 #include "cellar/select/top_p.hpp"
+#include "cellar/select/until_missed.hpp"
 #include "random.hpp"
 
 using namespace cellar;
@@ -222,6 +223,63 @@ TEST_CASE("top_p of equal, infinite and undefined scores") {
   CHECK(of(half{}, many, 100000).size() == 35000);
 }
 
+TEST_CASE("until_missed takes the fewest highest blocks that leave at most its share, between its least and the budget") {
+  random_numbers r(6);
+  auto const check = [&]<class Missed, class Least>(Missed, Least, std::vector<float> const& scores) {
+    auto const n = std::int64_t(scores.size());
+    auto const share = [&](std::int64_t b) { return std::isnan(scores[std::size_t(b)]) ? 0 : std::exp(std::min(0.0, double(scores[std::size_t(b)]))); };
+    double all = 0;
+    for (std::int64_t b = 0; b < n; ++b) all += share(b);
+    // Without a least, a budget that is no bound: the number that is needed.
+    auto const ids = chosen(select::until_missed<Missed, std::ratio<0>>{}.with_budget(n), scores);
+    auto const count = std::int64_t(ids.size());
+    REQUIRE(ids == best(scores, count));
+    double left = all, least = 1e300;
+    for (auto const id : ids) {
+      left -= share(id);
+      least = std::min(least, share(id));
+    }
+    double const wanted = double(Missed::num) / double(Missed::den), rounding = 0x1p-21 * all + 0x1p-31 * double(n);
+    REQUIRE(left <= wanted + rounding);
+    if (count > 0) REQUIRE(left + least > wanted - rounding);  // one less would not do
+    for (std::int64_t const k : {std::int64_t{0}, std::int64_t{1}, std::int64_t{7}, count - 1, count, count + 1, 3 * count, n, n + 7}) {
+      auto const some = select::until_missed<Missed, Least>{}.with_budget(k);
+      std::int64_t const lower = std::min(n, std::int64_t(std::ceil(double(std::max<std::int64_t>(k, 0)) * double(Least::num) / double(Least::den))));
+      CHECK(some.min_selected(n) == lower);
+      CHECK(chosen(some, scores) == best(scores, std::clamp(count, lower, std::clamp<std::int64_t>(k, lower, n))));
+    }
+  };
+  for (std::int64_t const n : {1, 2, 33, 257, 3000})
+    for (float const spread : {0.1f, 1.0f, 5.0f})
+      for (int i = 0; i < 3; ++i) {
+        auto scores = r.normals(n, spread);
+        for (float& s : scores) {
+          s -= 3 + std::log(float(n));
+          if (i == 1) s = std::round(s * 2) / 2;
+        }
+        if (i == 2)
+          for (std::int64_t b = 1; b < n; b += 7) scores[std::size_t(b)] = b % 2 ? std::nanf("") : -infinity;
+        check(std::ratio<1, 20>{}, std::ratio<1, 4>{}, scores);
+        check(std::ratio<1, 1000>{}, std::ratio<1, 3>{}, scores);
+        check(std::ratio<1, 2>{}, std::ratio<1>{}, scores);
+        check(std::ratio<1, 100>{}, std::ratio<0>{}, scores);
+      }
+}
+
+TEST_CASE("until_missed of shares that are none, infinite or undefined") {
+  float const nan = std::nanf("");
+  using ids = std::vector<std::int64_t>;
+  auto const of = [](std::vector<float> const& scores, std::int64_t k = 4) { return chosen(select::until_missed<>{}.with_budget(k), scores); };
+  CHECK(of({}) == ids{});
+  CHECK(of({-90, -90, -90, -90, -90}) == ids{0});                    // nothing to miss: its least
+  CHECK(of({-infinity, nan, -infinity, nan, -infinity}) == ids{0});  // the same
+  CHECK(of({nan, nan, nan}) == ids{0});
+  CHECK(of({-1, infinity, 0, nan, -1}) == ids{0, 1, 2, 4});  // no share is more than the whole
+  CHECK(of({-0.1f, -2.5f, -90, -90}, 4) == ids{0, 1});
+  CHECK(of({-0.1f, -2.5f, -90, -90}, 1) == ids{0});
+  CHECK(chosen(select::until_missed<>{}.with_budget(-5), {0, 0}).empty());
+}
+
 TEST_CASE("a negative budget selects nothing, all and none ignore budgets") {
   std::vector<float> const scores{3, 1, 2};
   CHECK(chosen(select::top_k{}.with_budget(-5), scores).empty());
@@ -279,6 +337,30 @@ TEST_CASE("reductions of a group agree with their definitions in double") {
     }
 }
 
+TEST_CASE("max_of_attention is the log of the largest share of a row's attention, near and far") {
+  random_numbers r(3);
+  for (std::int64_t const group : {1, 2, 7})
+    for (std::int64_t const n : {1, 5, 64, 1000})
+      for (float const tokens : {1.0f, 16.0f}) {
+        auto const rows = r.normals(group * n, 10);
+        auto near = r.normals(group, 10);
+        near[0] = -infinity;  // a row that sees nothing near
+        std::vector<float> out(static_cast<std::size_t>(n));
+        serial_team t;
+        select::max_of_attention{}(t, matrix_view<float const>{rows.data(), group, n, n}, row_view<float>{out.data(), n}, {near.data(), tokens});
+        for (std::int64_t b = 0; b < n; ++b) {
+          double most = -1e300;
+          for (std::int64_t h = 0; h < group; ++h) {
+            double const top = std::max(double(near[std::size_t(h)]), double(*std::max_element(rows.begin() + h * n, rows.begin() + (h + 1) * n)));
+            double sum = std::exp(double(near[std::size_t(h)]) - top);
+            for (std::int64_t i = 0; i < n; ++i) sum += double(tokens) * std::exp(double(rows[std::size_t(h * n + i)]) - top);
+            most = std::max(most, double(rows[std::size_t(h * n + b)]) + std::log(double(tokens)) - top - std::log(sum));
+          }
+          REQUIRE(double(out[std::size_t(b)]) == Approx(most).margin(2e-5));
+        }
+      }
+}
+
 TEST_CASE("laws of reductions: the order of the rows does not matter, one row ranks as itself") {
   random_numbers r(7);
   auto const check = [&](auto const& reduction) {
@@ -295,6 +377,7 @@ TEST_CASE("laws of reductions: the order of the rows does not matter, one row ra
   };
   check(select::max_of_softmaxes{});
   check(select::mean_of_softmaxes{});
+  check(select::max_of_attention{});
   check(select::sum_of_logits{});
   check(select::max_of_logits{});
   check(select::mean_query{});
@@ -308,12 +391,13 @@ TEST_CASE("reductions of softmaxes rank what a softmax in f32 would round to zer
   };
   check(select::max_of_softmaxes{});
   check(select::mean_of_softmaxes{});
+  check(select::max_of_attention{});
 }
 
 TEST_CASE("a NaN or infinite logit takes nothing from the other blocks") {
   serial_team t;
   float const nan = std::nanf("");
-  auto const check = [&](auto const& reduction, int rows_of_mean) {
+  auto const check = [&](auto const& reduction, int rows_of_mean, float without_weight) {
     auto const reduced = [&](std::vector<float> rows, std::int64_t heads) {
       std::int64_t const n = std::int64_t(rows.size()) / heads;
       std::vector<float> out(static_cast<std::size_t>(n));
@@ -329,11 +413,12 @@ TEST_CASE("a NaN or infinite logit takes nothing from the other blocks") {
     CHECK(all[1] == Approx(-std::log(2.)));
     CHECK((all[3] == all[1] && all[0] == -infinity && all[2] == -infinity));
     auto const none = reduced({-infinity, -infinity}, 1);
-    CHECK(none[0] == Approx(-std::log(2.)));
+    CHECK(((none[0] == without_weight && none[1] == without_weight) || none[0] == Approx(without_weight)));
     CHECK(std::isnan(reduced({nan, nan}, 1)[0]));
   };
-  check(select::max_of_softmaxes{}, 1);
-  check(select::mean_of_softmaxes{}, 2);
+  check(select::max_of_softmaxes{}, 1, -std::log(2.0f));
+  check(select::mean_of_softmaxes{}, 2, -std::log(2.0f));
+  check(select::max_of_attention{}, 1, -infinity);
   auto const most = reduced(select::max_of_logits{}, {{1, nan, nan, -infinity}, {2, 3, nan, nan}}, 4);
   CHECK((most[0] == 2 && most[1] == 3 && std::isnan(most[2]) && most[3] == -infinity));
 }

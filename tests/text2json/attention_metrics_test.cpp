@@ -14,6 +14,8 @@ TEST_CASE("two tokens, weights known by hand") {
   std::vector<float> const q{2, 0, 0, 0}, far{0, 5, 0, 0}, near{std::log(3.f), 0, 7, 0}, v0{1, 0, 0, 0}, v1{0, 1, 0, 0}, out{0, 1, 0, 0};
   auto const a = compare_attention(4, 1, q.data(), out.data(), {{far.data(), near.data()}, {v0.data(), v1.data()}}, {false, true}, 1, 0);
   CHECK(a.captured == Approx(0.75));
+  CHECK(a.missed.size() == 1);
+  CHECK(a.missed[0] == Approx(0.25));
   CHECK(a.captured_far == 0);
   CHECK(a.all_far == Approx(0.25));
   CHECK(a.oracle == Approx(0.75));
@@ -37,6 +39,7 @@ TEST_CASE("attention metrics agree with their definitions in double") {
         }
         double difference = 0, size = 0, captured = 0, captured_far = 0, all_far = 0, oracle = 0;
         std::vector<std::vector<double>> weights;
+        std::vector<double> missed(std::size_t(group), 0.0);
         for (int h = 0; h < group; ++h) {
           std::vector<double> w;
           double sum = 0;
@@ -46,7 +49,7 @@ TEST_CASE("attention metrics agree with their definitions in double") {
           }
           for (std::size_t p = 0; p < n; ++p) {
             w[p] /= sum;
-            if (attended[p]) captured += w[p];
+            (attended[p] ? captured : missed[std::size_t(h)]) += w[p];
             if (attended[p] && p < far) captured_far += w[p];
             if (p < far) all_far += w[p];
           }
@@ -73,6 +76,8 @@ TEST_CASE("attention metrics agree with their definitions in double") {
         CHECK(a.captured == Approx(captured / group));
         CHECK(a.captured_far == Approx(captured_far));
         CHECK(a.all_far == Approx(all_far));
+        REQUIRE(a.missed.size() == missed.size());
+        for (std::size_t h = 0; h < missed.size(); ++h) CHECK(a.missed[h] == Approx(missed[h]).margin(1e-6));
         CHECK(a.oracle == Approx(oracle / group));
         CHECK(a.error == Approx(std::sqrt(difference / size)));
       }

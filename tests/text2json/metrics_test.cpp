@@ -58,6 +58,39 @@ TEST_CASE("figures are sums over all documents, retained counts what dense has r
   CHECK_THROWS_AS(summarize("other", {scheme[0]}, dense, 1), std::invalid_argument);
 }
 
+TEST_CASE("rank correlation is Spearman's, and what schemes say that they missed is summed up by tenths") {
+  CHECK(rank_correlation({{1, 10}, {2, 20}, {3, 21}}) == Approx(1));
+  CHECK(rank_correlation({{1, 3}, {2, 2}, {3, 1}}) == Approx(-1));
+  CHECK(rank_correlation({{1, 1}, {2, 3}, {3, 2}, {4, 4}}) == Approx(0.8));      // 1 - 6 * 2 / (4 * 15)
+  CHECK(rank_correlation({{1, 1}, {1, 2}, {2, 3}}) == Approx(std::sqrt(0.75)));  // ranks 1.5, 1.5, 3 and 1, 2, 3
+  CHECK(std::isnan(rank_correlation({{1, 1}, {1, 2}})));
+  CHECK(std::isnan(rank_correlation({})));
+
+  std::vector<document_result> some{result({{false, true}}, {{true, 0, 1}}), result({{false, true}}, {{true, 0, 1}})}, none = some;
+  for (int i = 0; i < 30; ++i) some[std::size_t(i % 2)].missed.push_back({0.01 * ((i * 7) % 30), 0.02 * ((i * 7) % 30)});
+  auto const s = summarize("some", some, some, 1);
+  CHECK(s.missed_said.mean == Approx(0.145));
+  CHECK(s.missed_real.mean == Approx(0.29));
+  CHECK(s.missed_rank_correlation.mean == Approx(1));
+  REQUIRE(s.missed_bins.size() == 10);
+  for (std::size_t i = 0; i < 10; ++i) {
+    CHECK(s.missed_bins[i].count == 3);
+    CHECK(s.missed_bins[i].said == Approx(0.01 * (3 * double(i) + 1)));
+    CHECK(s.missed_bins[i].real == Approx(0.02 * (3 * double(i) + 1)));
+    CHECK(s.missed_bins[i].most_said == Approx(0.01 * (3 * double(i) + 2)));
+  }
+  auto const without = summarize("none", none, none, 1);
+  CHECK(without.missed_bins.empty());
+  CHECK(std::isnan(without.missed_said.mean));
+  CHECK(std::isnan(without.missed_rank_correlation.mean));
+  report r;
+  r.schemes = {without};
+  CHECK(missed_table_of(r).empty());
+  r.schemes = {without, s};
+  CHECK(missed_table_of(r).find("some") != std::string::npos);
+  CHECK(missed_table_of(r).find("none") == std::string::npos);
+}
+
 TEST_CASE("intervals cover the truth about as often as they say") {
   random_numbers r(1);
   int covered = 0;
@@ -93,6 +126,8 @@ TEST_CASE("ratios without anything to count are not defined, and one document ha
 
 TEST_CASE("the report has every figure, as a number or null") {
   std::vector<document_result> const dense{result({{true, true}, {false, true}}, {{true, 0, 1}})};
+  auto watched = dense;
+  for (int i = 0; i < 20; ++i) watched[0].missed.push_back({0.01 * i, 0.02 * i});
   report r{.model = "m.gguf",
            .task = "text2json",
            .device = "a processor",
@@ -105,7 +140,7 @@ TEST_CASE("the report has every figure, as a number or null") {
            .prompt_tokens = 90,
            .answer_tokens = 10,
            .lookups = 1,
-           .schemes = {summarize("dense", dense, dense, 1)}};
+           .schemes = {summarize("dense", dense, dense, 1), summarize("watched", watched, dense, 1)}};
   auto const path = std::filesystem::temp_directory_path() / ("cellar_report_" + std::to_string(getpid()) + ".json");
   write_json(r, path);
   std::ifstream in(path);
@@ -127,6 +162,12 @@ TEST_CASE("the report has every figure, as a number or null") {
     CHECK(s[key].is_number());
   for (char const* const key : {"score", "select", "fetch", "attend"}) CHECK(s["seconds_per_stage"][key].is_number());
   CHECK(s["output_error_by_layer"].size() == 2);
+  CHECK(!s.contains("missed_said"));
+  auto const& w = j["schemes"][1];
+  CHECK(w["missed_said"].is_number());
+  CHECK(w["missed_rank_correlation"].is_number());
+  CHECK(w["missed_tenths"].size() == 10);
+  CHECK(w["missed_tenths"][9]["real"].is_number());
   auto const table = table_of(r);
   CHECK_THAT(table, contains("| dense ") && contains("lookups"));
   CHECK_THROWS_WITH(write_json(r, "/nonexistent/folder/report.json"), contains("cannot be written"));

@@ -42,4 +42,11 @@ CELLAR_HD inline void merge(softmax_state& state, float* o, softmax_state other,
   for (int c = 0; c < channels; ++c) o[c] += weight * p[c];
 }
 
+/// The share that a part has of the weights of both; 0 where neither has any.
+CELLAR_HD inline float share_of(softmax_state part, softmax_state other) {
+  if (!(part.l > 0)) return 0;
+  float const top = maximum{}(part.m, other.m), mine = part.l * exponential(part.m - top);
+  return mine / (mine + (other.l > 0 ? other.l * exponential(other.m - top) : 0.0f));
+}
+
 }  // namespace cellar::attention

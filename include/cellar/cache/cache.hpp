@@ -106,10 +106,12 @@ class cache {
         ids_(on.template allocate<logical_block>(limits_.step_sequences * shape.kv_heads * sizes_.selected)),
         counts_(on.template allocate<i64>(limits_.step_sequences * shape.kv_heads)),
         pool_(make_pool()),
-        remainders_(on.template allocate<attention::softmax_state>(Scheme::remainder::estimates ? limits_.step_sequences * shape.kv_heads * sizes_.rows : 0)),
+        rest_states_(
+            on.template allocate<attention::softmax_state>(operation::weighs_rest<Scheme> ? limits_.step_sequences * shape.kv_heads * sizes_.rows : 0)),
+        missed_(on.template allocate<float>(Scheme::estimates_missed ? i64(rest_states_.size()) : 0)),
         samples_(on.template allocate<std::uint32_t>(limits_.step_sequences * shape.kv_heads * sizes_.sample_words())),
         remainder_sums_(on.template allocate<float>(
-            remainder_by_class<typename Scheme::remainder> ? remainders_.size() * std::size_t(operation::summed_channels<Scheme>) : 0)),
+            remainder_by_class<typename Scheme::remainder> ? rest_states_.size() * std::size_t(operation::summed_channels<Scheme>) : 0)),
         workspace_(on.template allocate<std::byte>(step_workspace_bytes<Scheme>(on, shape, limits_, budget_) + 64)),
         run_pools_(on, map_, limits_, sizes_),
         kept_(on, map_, limits_, budget_, sizes_),
@@ -591,6 +593,26 @@ class cache {
   }
   /// The same in the executor's memory, [sequences of a step, kv_heads, selected], ascending, rest -1: of the last attend that selected.
   row_view<logical_block const> selection() const { return {ids_.data(), i64(ids_.size())}; }
+  /// The share of its attention that each query of the last attend would have had on blocks that it did not read, by their summaries' logits, for a sequence
+  /// of the batch and a KV head: [new_tokens * group], row = token * group + head of the group, in [0, 1]; nullopt: all blocks were read. What was read weighs
+  /// exactly. By a summary that bounds logits from above it is at least the share that was missed; by means of several keys it is on average below. Valid
+  /// until the next call.
+  std::optional<row_view<float const>> missed(i64 batch_index, int kv_head) const requires(Executor::is_host&& Scheme::estimates_missed) {
+    check_item(batch_index, kv_head);
+    if (attends_everything_) return std::nullopt;
+    return row_view<float const>{missed_.data() + first_missed(batch_index, kv_head), missed_rows(batch_index)};
+  }
+  /// The same of a device, copied. Waits.
+  std::optional<std::vector<float>> missed(Executor const& on, i64 batch_index, int kv_head) const requires(!Executor::is_host && Scheme::estimates_missed) {
+    check_item(batch_index, kv_head);
+    if (attends_everything_) return std::nullopt;
+    std::vector<float> all(std::size_t(missed_rows(batch_index)));
+    on.download(all.data(), missed_.data() + first_missed(batch_index, kv_head), i64(all.size() * sizeof(float)));
+    return all;
+  }
+  /// The same in the executor's memory, [sequences of a step, kv_heads, rows], of the last attend that selected; a KV head has rows for the most query tokens
+  /// that a step may have.
+  row_view<float const> all_missed() const requires(Scheme::estimates_missed) { return {missed_.data(), i64(missed_.size())}; }
   /// Selected runs that the near pools had and did not have, since the cache was made; prefetched ones are counted as well. Waits.
   std::pair<i64, i64> pool_hits_and_misses(Executor const& on) const requires(!Executor::is_host) {
     std::pair<i64, i64> both;
@@ -924,6 +946,8 @@ class cache {
     all.erase(std::find(all.begin(), all.end(), logical_block{-1}), all.end());
     return all;
   }
+  i64 first_missed(i64 batch_index, int kv_head) const { return (batch_index * map_.shape.kv_heads + kv_head) * sizes_.rows; }
+  i64 missed_rows(i64 batch_index) const { return steps_[std::size_t(batch_index)].new_tokens * map_.shape.group(); }
   void check_item(i64 batch_index, int kv_head) const {
     expects(batch_index >= 0 && batch_index < i64(steps_.size()), "selected: the step has no such sequence");
     expects(kv_head >= 0 && kv_head < map_.shape.kv_heads, "selected: no such KV head");
@@ -992,26 +1016,27 @@ class cache {
     row_view<sequence_step const> const steps = current_;
     statistics* const per_worker = observer_ ? worker_statistics_.data() : nullptr;
     attends_everything_ = operation::selects_everything<Scheme> || layer < budget_.dense_layers;
-    operation::attend_partial<Scheme> remainders;
-    if constexpr (Scheme::remainder::estimates) remainders.states = remainders_.data();
-    if constexpr (remainder_by_class<typename Scheme::remainder>) remainders.sums = remainder_sums_.data();
+    operation::attend_rest<Scheme> rests;
+    if constexpr (operation::weighs_rest<Scheme>) rests.part.states = rest_states_.data();
+    if constexpr (remainder_by_class<typename Scheme::remainder>) rests.part.sums = remainder_sums_.data();
+    if constexpr (Scheme::estimates_missed) rests.missed = missed_.data();
     if constexpr (!operation::selects_everything<Scheme>)
       if (!attends_everything_) {
         if constexpr (keeps_selections)
           kept_.template select<T>(on, map_, memory(layer), steps, scoring, sizes_, workspace(), ids_.data(), counts_.data(), per_worker);
         else
-          select_blocks<Scheme, T>(on, map_, memory(layer), steps, scoring, sizes_, workspace(), ids_.data(), counts_.data(), per_worker, remainders,
+          select_blocks<Scheme, T>(on, map_, memory(layer), steps, scoring, sizes_, workspace(), ids_.data(), counts_.data(), per_worker, rests,
                                    samples_.data());
       }
     if constexpr (Scheme::tier::is_directly_readable) {
       using near_type = decltype(run_pools_.bring(on, memory(layer), steps, ids_.data(), counts_.data()));
       near_type const near = attends_everything_ ? near_type() : run_pools_.bring(on, memory(layer), steps, ids_.data(), counts_.data());
       attend_blocks<Scheme, T>(on, map_, memory(layer), steps, q, out, sizes_, workspace(), ids_.data(), counts_.data(), attends_everything_, per_worker, near,
-                               remainders, samples_.data());
+                               rests, samples_.data());
     } else {
       if (!attends_everything_) make_resident(on, layer);
       attend_blocks<Scheme, T>(on, map_, memory(layer), steps, q, out, sizes_, workspace(), ids_.data(), counts_.data(), attends_everything_, per_worker,
-                               resident_.data(), remainders, samples_.data());
+                               resident_.data(), rests, samples_.data());
     }
     if constexpr (evicts_by<typename Scheme::outliers>) observe_attention<Scheme, T>(on, map_, memory(layer), steps, q, sizes_, workspace());
     if (observer_) collect();
@@ -1121,10 +1146,11 @@ class cache {
   buffer<i64> counts_;
   slot_pool pool_;  // of runs, by run_key
   std::vector<miss> misses_;
-  std::vector<resident_runs> resident_;          // beside ids_
-  buffer<attention::softmax_state> remainders_;  // [batch][kv_head][query row]
-  buffer<std::uint32_t> samples_;                // [batch][kv_head], row_samples of each
-  buffer<float> remainder_sums_;                 // [batch][kv_head][query row][summed_channels]
+  std::vector<resident_runs> resident_;           // beside ids_
+  buffer<attention::softmax_state> rest_states_;  // [batch][kv_head][query row], of far blocks that are not chosen
+  buffer<float> missed_;                          // [batch][kv_head][query row]
+  buffer<std::uint32_t> samples_;                 // [batch][kv_head], row_samples of each
+  buffer<float> remainder_sums_;                  // [batch][kv_head][query row][summed_channels]
   buffer<std::byte> workspace_;
   typename Executor::template run_pools<Scheme> run_pools_;   // of a device
   typename Executor::template kept_selections<Scheme> kept_;  // nothing where every layer and step selects

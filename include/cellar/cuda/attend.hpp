@@ -16,7 +16,7 @@ namespace detail {
 /// A step's workspace: a region for each (sequence, KV head), for scores while selecting and for partials while attending.
 template <offloading_scheme S>
 i64 select_region(operation::decode_workspace<S> const& sizes) {
-  return round_up(sizes.io_bytes() + sizes.score().bytes() + sizes.class_bytes, 256);
+  return round_up(sizes.io_bytes() + sizes.score().bytes() + sizes.class_bytes + sizes.near_bytes(), 256);
 }
 template <offloading_scheme S>
 i64 attend_region(operation::decode_workspace<S> const& sizes) {
@@ -329,7 +329,7 @@ inline constexpr bool scores_points = operation::scores_points<S> && !S::outlier
 /// Whether several teams share a selection.
 template <offloading_scheme S>
 inline constexpr bool selects_by_runs =
-    scores_points<S> && !S::reduce::acts_on_queries && std::is_same_v<typename S::select, select::top_k> && !S::remainder::estimates;
+    scores_points<S> && !S::reduce::acts_on_queries && std::is_same_v<typename S::select, select::top_k> && !operation::weighs_rest<S>;
 
 template <offloading_scheme S>
 struct score_planes_kernel : step_memory<S> {
@@ -356,7 +356,7 @@ template <offloading_scheme S>
 struct select_kernel : step_memory<S> {
   logical_block* ids;
   i64* counts;
-  operation::attend_partial<S> remainders;
+  operation::attend_rest<S> rests;
   std::uint32_t* samples;
 
   template <team Team>
@@ -375,12 +375,18 @@ struct select_kernel : step_memory<S> {
       if constexpr (scores_points<S>)
         scores.data = point_region<S>(this->sizes).reduced(mine);
       else if constexpr (S::select::reads_scores)
-        if (step.sealed > 0)
+        if (step.sealed > 0) {
+          float const* near_sums = nullptr;
+          if constexpr (operation::reads_near<S>)
+            near_sums = operation::near_log_sums(t, from, head, step,
+                                                 matrix_view<float const, S::head_dim>{reinterpret_cast<float const*>(this->region_of(item)), rows},
+                                                 this->map.shape.group(), mine + score.bytes() + this->sizes.class_bytes);
           scores = operation::reduce_scores(t, from, head, S::reduce::acts_on_queries ? 1 : step.new_tokens * scores_of_token<S>(this->map.shape.group()),
-                                            step.sealed, score, mine);
+                                            step.sealed, score, mine, near_sums);
+        }
       i64 const scored = step.sealed - from.outliers(head).count;
       count = typename S::select{}.with_budget(step.selected_blocks < scored ? step.selected_blocks : scored)(t, scores, to);
-      if constexpr (S::remainder::estimates) {
+      if constexpr (operation::weighs_rest<S>) {
         t.sync();
         float const* logits = nullptr;
         if constexpr (scores_points<S>)
@@ -388,7 +394,7 @@ struct select_kernel : step_memory<S> {
         else
           logits = score.logits(mine);
         operation::estimate_remainder(t, from, head, step, matrix_view<float const>{logits, rows, score.padded_blocks()},
-                                      row_view<logical_block const>{to.data, count}, remainders.from_row(item * this->sizes.rows), mine + score.bytes());
+                                      row_view<logical_block const>{to.data, count}, rests.part.from_row(item * this->sizes.rows), mine + score.bytes());
       }
       if constexpr (operation::is_sampled<S>) {
         t.sync();
@@ -482,7 +488,7 @@ struct fetch_and_attend_kernel {
 template <offloading_scheme S, class T, int Rows>
 struct finish_kernel : row_tiles<S, Rows> {
   heads_view<T> out;
-  operation::attend_partial<S> remainders;
+  operation::attend_rest<S> rests;
 
   template <team Team>
   CELLAR_HD void operator()(Team& t, grid_place at) const {
@@ -494,7 +500,7 @@ struct finish_kernel : row_tiles<S, Rows> {
     i64 const far_blocks = operation::attended_blocks(from, step, this->chosen(p.item), this->every);
     int const filled = list::of(from, p.head, step, far_blocks, S::is_reproducible ? 0 : this->late(p.item)).filled_spans(operation::most_spans);
     operation::finish_spans<Rows>(
-        t, from, p.head, this->partials(p.item), filled, p.first_row, p.rows, remainders.from_row(p.item * this->sizes.rows + p.first_row),
+        t, from, p.head, this->partials(p.item), filled, p.first_row, p.rows, rests.from_row(p.item * this->sizes.rows + p.first_row),
         [&](i64 row, int c, float x) { out.row(step.first_row + row / p.group, p.head * p.group + int(row % p.group))[c] = from_float<T>(x); });
   }
 };
@@ -514,13 +520,13 @@ i64 step_workspace_bytes(On const&, model_shape const& shape, limits const& l, b
 /// Scores and selects: the far blocks that each KV head of each sequence attends to.
 ///
 /// Shapes    q [step tokens, query_heads, head_dim], or index queries | ids [sequences, kv_heads, selected] ascending, rest -1 | counts [sequences, kv_heads]
-/// Requires  workspace of step_workspace_bytes; remainders as on the host; samples, where it
+/// Requires  workspace of step_workspace_bytes; rests as on the host; samples, where it
 ///           samples, [sequences, kv_heads, decode_workspace::sample_words()]. What host::select_blocks refuses is not looked at; a NaN score ranks lowest
 template <offloading_scheme S, storage_scalar T, device On>
   requires(!operation::selects_everything<S>)
 void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, scoring_queries<S, T> const& q,
                    operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block* ids, i64* counts, statistics* = nullptr,
-                   operation::attend_partial<S> const& remainders = {}, std::uint32_t* samples = nullptr) {
+                   operation::attend_rest<S> const& rests = {}, std::uint32_t* samples = nullptr) {
   i64 const heads = map.shape.kv_heads, sequences = steps.count;
   detail::step_memory<S> common{map, memory, steps.data, sizes, workspace, detail::select_region(sizes)};
   if constexpr (detail::scores_points<S>) {
@@ -559,21 +565,21 @@ void select_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
     on.template launch<256>({runs, heads, sequences}, operation::write_run_bytes, detail::write_kernel<S>{shared});
   } else {
     on.template launch<detail::select_threads<S>>({heads, sequences}, round_up(i64(S::select::shared_bytes), 16) + 64,
-                                                  detail::select_kernel<S>{common, ids, counts, remainders, samples});
+                                                  detail::select_kernel<S>{common, ids, counts, rests, samples});
   }
 }
 
 /// Attends to sinks, the given far blocks and the tail.
 ///
 /// Shapes    q [step tokens, query_heads, head_dim], out of value_dim | ids, counts as from select_blocks; `every`: all far blocks, ids and counts are ignored
-///           | near beside ids: from run_pools::bring, or resident_runs of the caller's; null: far rows are read where they lie | remainders, samples as from
+///           | near beside ids: from run_pools::bring, or resident_runs of the caller's; null: far rows are read where they lie | rests, samples as from
 ///           select_blocks
 /// Requires  workspace of step_workspace_bytes
-/// Effects   writes out; bit-identical for any batch, and, where the scheme is reproducible, whatever was near
+/// Effects   writes out and rests.missed, this unless `every`; bit-identical for any batch, and, where the scheme is reproducible, whatever was near
 template <offloading_scheme S, storage_scalar T, device On>
 void attend_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
                    heads_view<T> out, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block const* ids, i64 const* counts,
-                   bool every, statistics* = nullptr, near_runs<S> const& near = {}, operation::attend_partial<S> const& remainders = {},
+                   bool every, statistics* = nullptr, near_runs<S> const& near = {}, operation::attend_rest<S> const& rests = {},
                    std::uint32_t const* samples = nullptr) {
   detail::step_memory<S> const common{map, memory, steps.data, sizes, workspace, detail::attend_region(sizes)};
   auto const run = [&]<int Rows>(std::integral_constant<int, Rows>) {
@@ -592,7 +598,7 @@ void attend_blocks(On const& on, memory_map<S> const& map, layer_memory<S> const
     }
     on.template launch<128>({operation::most_spans, heads, steps.count}, shared, attend);
     on.template launch<256>({1, heads, steps.count}, operation::finish_bytes<S, Rows>,
-                            detail::finish_kernel<S, T, Rows>{rows, out, every ? operation::attend_partial<S>{} : remainders});
+                            detail::finish_kernel<S, T, Rows>{rows, out, every ? operation::attend_rest<S>{} : rests});
   };
   // Eight rows spare readings, but not every device has the shared memory: 99 KiB of a block is what all have.
   if (operation::span_sizes<S, 8>::shared_bytes > 99 * 1024 || sizes.rows <= 4)

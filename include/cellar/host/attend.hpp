@@ -87,15 +87,15 @@ matrix_view<float const, D> gather_queries(heads_view<T const> q, sequence_step 
 ///
 /// Shapes      q [step tokens, query_heads, head_dim], or index queries | ids [sequences, kv_heads, selected] ascending, rest -1 | counts [sequences, kv_heads]
 /// Requires    workspace of sizes.bytes(workers), 64-byte aligned; finite queries. A step of n query tokens selects once for all of them;
-///             remainders, where the scheme estimates them, [sequences, kv_heads, decode_workspace::rows], their sums only for remainders by class; samples,
+///             rests, where the scheme weighs them, [sequences, kv_heads, decode_workspace::rows], their sums only for remainders by class; samples,
 ///             where it samples, [sequences, kv_heads, decode_workspace::sample_words()]
-/// Effects     writes ids, counts, remainders and samples; allocates nothing. per_worker, where given, has one entry a worker
+/// Effects     writes ids, counts, rests.part and samples; allocates nothing. per_worker, where given, has one entry a worker
 /// Errors      precondition_error, before anything is written, for a step beyond its memory or `sizes`
 template <offloading_scheme S, storage_scalar T>
   requires(!operation::selects_everything<S>)
 void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps,
                    scoring_queries<S, T> const& q, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block* ids, i64* counts,
-                   statistics* per_worker = nullptr, operation::attend_partial<S> const& remainders = {}, [[maybe_unused]] std::uint32_t* samples = nullptr) {
+                   statistics* per_worker = nullptr, operation::attend_rest<S> const& rests = {}, [[maybe_unused]] std::uint32_t* samples = nullptr) {
   int const heads = map.shape.kv_heads, group = map.shape.group();
   i64 const scored_rows = scores_of_token<S>(group);  // of a query token
   detail::check_scoring(map, steps, q, sizes);
@@ -121,6 +121,13 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
     return typename S::select{}.with_budget(std::min(step.selected_blocks, step.sealed - view_of(item).outliers(int(item % heads)).count));
   };
   auto const rows_of = [&](i64 item) { return S::reduce::acts_on_queries ? i64{1} : steps[item / heads].new_tokens * scored_rows; };
+  // Of queries in the scratch `mine`, where the reduction reads them.
+  auto const near_sums_of = [&](serial_team& t, i64 item, auto const& queries, std::byte* mine) -> float const* {
+    if constexpr (operation::reads_near<S>)
+      return operation::near_log_sums(t, view_of(item), int(item % heads), steps[item / heads], queries, group,
+                                      mine + sizes.io_bytes() + sizes.score().bytes() + sizes.select_bytes + sizes.class_bytes);
+    return nullptr;
+  };
   // What follows the scores of a (sequence, KV head): `mine` is the scratch that has them.
   auto const select_from = [&](serial_team& t, i64 item, std::byte* mine, row_view<float const> scores, double scored, detail::stopwatch& watch, int worker) {
     sequence_step const& step = steps[item / heads];
@@ -130,12 +137,12 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
     i64 const count = budget_of(item)(t, scores, to);
     for (i64 i = count; i < to.count; ++i) to[i] = logical_block{-1};
     counts[item] = count;
-    if constexpr (S::remainder::estimates)
-      if (remainders.states)
+    if constexpr (operation::weighs_rest<S>)
+      if (rests.part.states)
         operation::estimate_remainder(
             t, from, head, step,
             matrix_view<float const>{sizes.score().logits(mine + sizes.io_bytes()), step.new_tokens * group, sizes.score().padded_blocks()},
-            row_view<logical_block const>{to.data, count}, remainders.from_row(item * sizes.rows),
+            row_view<logical_block const>{to.data, count}, rests.part.from_row(item * sizes.rows),
             mine + sizes.io_bytes() + sizes.score().bytes() + sizes.select_bytes);
     if constexpr (operation::is_sampled<S>)
       if (samples) {
@@ -214,7 +221,8 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
         auto t = team_in(region(item));
         row_view<float const> scores{nullptr, steps[item / heads].sealed};
         if (scores.count > 0)
-          scores = operation::reduce_scores(t, view_of(item), int(item % heads), rows_of(item), scores.count, sizes.score(), scratch_of(item));
+          scores = operation::reduce_scores(t, view_of(item), int(item % heads), rows_of(item), scores.count, sizes.score(), scratch_of(item),
+                                            near_sums_of(t, item, queries_of(item, region(item)), region(item)));
         double const reduced = watch.lap();
         select_from(t, item, region(item), scores, reduced, watch, worker);
       });
@@ -243,7 +251,9 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
           scores = operation::reduce_scores(t, from, head, prepared.count, step.sealed, sizes.score(), scratch);
         }
       } else {
-        if (step.sealed > 0) scores = operation::score(t, view_of(item), int(item % heads), queries, step.sealed, sizes.score(), scratch, weights_in(mine));
+        if (step.sealed > 0)
+          scores = operation::score(t, view_of(item), int(item % heads), queries, step.sealed, sizes.score(), scratch, weights_in(mine),
+                                    near_sums_of(t, item, queries, mine));
       }
     }
     double const scored = watch.lap();
@@ -254,16 +264,16 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
 /// Attends to sinks, the given far blocks and the tail.
 ///
 /// Shapes      q [step tokens, query_heads, head_dim], out of value_dim | ids, counts as from select_blocks; `every`: all far blocks, ids and counts are
-///             ignored | resident, for tiers not read in place, [sequences, kv_heads, selected] beside ids; null: nothing is | remainders, samples as from
+///             ignored | resident, for tiers not read in place, [sequences, kv_heads, selected] beside ids; null: nothing is | rests, samples as from
 ///             select_blocks
 /// Requires    workspace of sizes.bytes(workers), 64-byte aligned; finite queries; ids ascending and below sealed
 /// Errors      precondition_error, before anything is written, for a step beyond its memory or `sizes`; those of the tier
-/// Effects     writes out; allocates nothing; bit-identical for any number of workers and any batch
+/// Effects     writes out and rests.missed, this unless `every`; allocates nothing; bit-identical for any number of workers and any batch
 /// Complexity  O(query rows * attended tokens * (head_dim + value_dim))
 template <offloading_scheme S, storage_scalar T>
 void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S> const& memory, row_view<sequence_step const> steps, heads_view<T const> q,
                    heads_view<T> out, operation::decode_workspace<S> const& sizes, std::byte* workspace, logical_block const* ids, i64 const* counts,
-                   bool every, statistics* per_worker = nullptr, resident_runs const* resident = nullptr, operation::attend_partial<S> const& remainders = {},
+                   bool every, statistics* per_worker = nullptr, resident_runs const* resident = nullptr, operation::attend_rest<S> const& rests = {},
                    [[maybe_unused]] std::uint32_t const* samples = nullptr) {
   int const heads = map.shape.kv_heads, group = map.shape.group();
   detail::check_queries(map, steps, q, sizes);
@@ -338,7 +348,7 @@ void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
   auto const result_in = [&](std::byte* mine, i64 item) {
     return matrix_view<float, S::value_dim>{reinterpret_cast<float*>(mine + sizes.query_bytes()), steps[item / heads].new_tokens * group};
   };
-  auto const remainder_of = [&](i64 item) { return every ? partial{} : remainders.from_row(item * sizes.rows); };
+  auto const rest_of = [&](i64 item) { return every ? operation::attend_rest<S>{} : rests.from_row(item * sizes.rows); };
   auto const samples_of = [&]([[maybe_unused]] i64 item) {
     if constexpr (operation::is_sampled<S>)
       if (!every) return operation::row_samples{samples + item * sizes.sample_words(), sizes.selected};
@@ -376,7 +386,7 @@ void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
         for (i64 part = std::max<i64>(first, 1); part < end; ++part)
           operation::merge_partial(t, result.rows, slot(item), slot(items + item * wave + part - first));
         if (end < parts || first >= parts) return;  // not yet, or done
-        operation::finish_attend(t, view_of(item), int(item % heads), slot(item), remainder_of(item), result);
+        operation::finish_attend(t, view_of(item), int(item % heads), slot(item), rest_of(item), result);
         write_out(item, result);
       });
     }
@@ -387,7 +397,7 @@ void attend_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
     auto const result = result_in(mine, item);
     work_on(item, worker, [&](serial_team& t, sequence_view<S> const& from, auto const& queries, auto const& far, auto const& on_decode) {
       operation::attend(t, from, int(item % heads), steps[item / heads], chosen_of(item), every, queries, result, sizes.attend(), mine + sizes.io_bytes(), far,
-                        remainder_of(item), on_decode, samples_of(item));
+                        rest_of(item), on_decode, samples_of(item));
     });
     write_out(item, result);
   });

@@ -44,6 +44,19 @@ struct attend_partial {
   CELLAR_HD attend_partial from_row(i64 row) const { return {states ? states + row : nullptr, sums ? sums + row * summed_channels<S> : nullptr}; }
 };
 
+/// Whether the far blocks that are not chosen are weighed by their summaries: for what stands for them, or to say how much attention they had.
+template <offloading_scheme S>
+inline constexpr bool weighs_rest = S::remainder::estimates || S::estimates_missed;
+
+/// What a step says of the far blocks that were not chosen.
+template <offloading_scheme S>
+struct attend_rest {
+  attend_partial<S> part;   ///< As estimate_remainder writes it; nothing where the rest is not weighed.
+  float* missed = nullptr;  ///< [rows], written by attention: the share of a query row's attention that the rest would have; null: not asked for.
+
+  CELLAR_HD attend_rest from_row(i64 row) const { return {part.from_row(row), missed ? missed + row : nullptr}; }
+};
+
 namespace detail {
 
 /// What attention meets of rows stored by a codec: f32 where they are decoded. Plain rows keep their scale to themselves wherever they lie, so that no tier
@@ -331,13 +344,17 @@ CELLAR_HD void merge_partial(Team& t, i64 rows, attend_partial<S> const& total, 
   t.sync();
 }
 
-/// The output of an attention whose parts are merged, and the remainder.
+/// The output of an attention whose parts are merged, and the remainder; and what was missed.
 ///
-/// Shapes  out [rows, value_dim]; remainder [rows], as estimate_remainder wrote it, or nothing
+/// Shapes  out [rows, value_dim]; rest [rows]
 template <team Team, offloading_scheme S>
-CELLAR_HD void finish_attend(Team& t, sequence_view<S> const& from, int head, attend_partial<S> const& total, attend_partial<S> const& remainder,
+CELLAR_HD void finish_attend(Team& t, sequence_view<S> const& from, int head, attend_partial<S> const& total, attend_rest<S> const& rest,
                              matrix_view<float, S::value_dim> out) {
   constexpr int V = S::value_dim, W = summed_channels<S>;
+  auto const& remainder = rest.part;
+  if constexpr (S::estimates_missed)
+    if (remainder.states && rest.missed)
+      for (i64 r = t.rank(); r < out.rows; r += t.size()) rest.missed[r] = attention::share_of(remainder.states[r], total.states[r]);
   if constexpr (remainder_by_class<typename S::remainder>) {
     if (remainder.states)
       for (i64 r = t.rank(); r < out.rows; r += t.size()) attention::merge(total.states[r], total.sums + r * W, remainder.states[r], remainder.sums + r * W, W);
@@ -363,7 +380,7 @@ CELLAR_CALLS_HOST
 template <team Team, offloading_scheme S, class Far, class OnDecode>
 CELLAR_HD void attend(Team& t, sequence_view<S> const& from, int head, sequence_step const& step, row_view<logical_block const> blocks, bool every,
                       matrix_view<float const, S::head_dim> queries, matrix_view<float, S::value_dim> out, attend_workspace<S> const& sizes,
-                      std::byte* workspace, Far&& far, attend_partial<S> const& remainder, OnDecode&& on_decode, row_samples const& samples = {}) {
+                      std::byte* workspace, Far&& far, attend_rest<S> const& rest, OnDecode&& on_decode, row_samples const& samples = {}) {
   using partial = attend_partial<S>;
   std::byte* const memory = workspace + sizes.part_bytes();
   auto const total = partial::at(memory, sizes.rows), next = partial::at(memory + partial::bytes(sizes.rows), sizes.rows);
@@ -372,7 +389,7 @@ CELLAR_HD void attend(Team& t, sequence_view<S> const& from, int head, sequence_
     attend_part(t, from, head, step, blocks, every, part, queries, part == 0 ? total : next, sizes, workspace, far, on_decode, samples);
     if (part > 0) merge_partial(t, queries.rows, total, next);
   }
-  finish_attend(t, from, head, total, remainder, out);
+  finish_attend(t, from, head, total, rest, out);
 }
 
 }  // namespace cellar::operation

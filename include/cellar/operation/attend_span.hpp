@@ -425,17 +425,18 @@ template <offloading_scheme S, int Rows>
 inline constexpr i64 finish_bytes = round_up(i64{span_partials<S>::copies} * Rows * summed_channels<S> * 4, 16) +
                                     round_up(i64{Rows} * (most_spans + 1) * 4, 16);
 
-/// Merges the spans of some query rows in ascending order, and the remainder, and writes the output.
+/// Merges the spans of some query rows in ascending order, and the remainder, and writes the output; and what was missed.
 ///
-/// Shapes    rows first_row, ..., first_row + rows - 1 of the partials, at most Rows; remainder of these rows, as estimate_remainder wrote it, or nothing
+/// Shapes    rows first_row, ..., first_row + rows - 1 of the partials, at most Rows; not_chosen of these rows
 /// Requires  finish_bytes of shared memory
 /// Effects   a body over a team; write(row, channel, value) is called once for each element
 template <int Rows, team Team, offloading_scheme S, class Write>
 CELLAR_HD void finish_spans(Team& t, sequence_view<S> const& from, int head, span_partials<S> const& partials, int filled, i64 first_row, int rows,
-                            attend_partial<S> const& remainder, Write const& write) {
+                            attend_rest<S> const& not_chosen, Write const& write) {
   constexpr int V = S::value_dim, W = summed_channels<S>;
   constexpr bool is_by_class = remainder_by_class<typename S::remainder>;
   using all = span_partials<S>;
+  auto const& remainder = not_chosen.part;
   float* const sums = shared_array<float>(t, i64{all::copies} * Rows * W);
   float* const weights = shared_array<float>(t, Rows * (most_spans + 1));  // of spans, and of the remainder's value; over the whole
   auto w = t.warp();
@@ -455,7 +456,10 @@ CELLAR_HD void finish_spans(Team& t, sequence_view<S> const& from, int head, spa
       total += weight * state.l;
     }
     float const rest_weight = rest.l > 0 ? exponential(rest.m - top) : 0.0f;
-    total = w.reduce(total, plus{}) + rest_weight * rest.l;
+    total = w.reduce(total, plus{});
+    if constexpr (S::estimates_missed)
+      if (remainder.states && not_chosen.missed && r < rows && w.lane() == 0) not_chosen.missed[r] = attention::share_of(remainder.states[r], {top, total});
+    total += rest_weight * rest.l;
     float const scale = total > 0 ? 1.0f / total : 0.0f;
     w.sync();
     for (int s = int(w.lane()); s < filled; s += int(w.width)) weights[r * (most_spans + 1) + s] *= scale;

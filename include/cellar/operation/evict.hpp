@@ -110,28 +110,19 @@ template <team Team, offloading_scheme S>
 CELLAR_HD void observe_step(Team& t, sequence_view<S> const& to, int head, sequence_step const& step, matrix_view<float const, S::head_dim> queries, i64 group,
                             std::byte* scratch) {
   if (step.new_tokens == 0 || to.map.outliers == 0) return;
-  constexpr i64 B = S::block_tokens;
   auto const sums = to.attention_of(head);
-  auto const kept = to.outliers(head);
-  i64 const sinks = step.length < to.map.sinks ? step.length : to.map.sinks, blocks = kept.count * B;
-  i64 const begin = to.position(step.sealed), keys = sinks + blocks + (step.length > begin ? step.length - begin : 0);
-  auto const key_at = [&](i64 i) {
-    if (i64 const k = i - sinks; k >= 0 && k < blocks)
-      return observed_key{reinterpret_cast<std::byte const*>(to.outlier_row(head, 0, k / B, k % B)), to.position(number(kept[k / B])) + k % B};
-    i64 const p = i < sinks ? i : begin + (i - sinks - blocks);
-    return observed_key{reinterpret_cast<std::byte const*>(to.near_row(head, 0, p)), p};
-  };
-  for (i64 i = t.rank(); i < to.map.outliers * B; i += t.size()) sums.pending_kept[i] = 0;
+  auto const keys = near_keys<S>::of(to, head, step);
+  for (i64 i = t.rank(); i < to.map.outliers * S::block_tokens; i += t.size()) sums.pending_kept[i] = 0;
   for (i64 i = t.rank(); i < to.map.near_rows(); i += t.size()) sums.pending_near[i] = 0;
   t.sync();
   auto const s = observation::at(scratch);
   for (i64 r = 0; r < queries.rows; r += observed_rows) {
     i64 const rows = queries.rows - r < observed_rows ? queries.rows - r : observed_rows;
     observing_queries<S::head_dim> const some{{queries.row(r), rows, queries.stride}, r, group, step.length - step.new_tokens};
-    observe_states<typename S::near_scalar, typename S::attention>(t, keys, key_at, some, s);
-    add_attention<typename S::near_scalar, typename S::attention>(t, sinks, keys, key_at, some, s, [&](i64 i, float x) {
-      i64 const k = i - sinks;
-      (k < blocks ? sums.pending_kept[k] : sums.pending_near[to.near_index(begin + k - blocks)]) += x;
+    observe_states<typename S::near_scalar, typename S::attention>(t, keys.count, keys, some, s);
+    add_attention<typename S::near_scalar, typename S::attention>(t, keys.sinks, keys.count, keys, some, s, [&](i64 i, float x) {
+      i64 const k = i - keys.sinks;
+      (k < keys.kept ? sums.pending_kept[k] : sums.pending_near[to.near_index(keys.begin + k - keys.kept)]) += x;
     });
   }
   if (t.rank() == 0) *sums.length = step.length;

@@ -122,6 +122,52 @@ CELLAR_HD void add_attention(Team& t, i64 first, i64 last, KeyAt const& key_at, 
   t.sync();
 }
 
+/// The keys that every step attends to, in the order of sinks, outliers, tail: key_at of the functions above.
+template <offloading_scheme S>
+struct near_keys {
+  sequence_view<S> from;
+  int head;
+  row_view<logical_block const> outliers;
+  i64 sinks, kept, begin, count;  ///< Of them, tokens of outliers, the tail's first position, all.
+
+  CELLAR_HD static near_keys of(sequence_view<S> const& from, int head, sequence_step const& step) {
+    auto const outliers = from.outliers(head);
+    i64 const sinks = step.length < from.map.sinks ? step.length : from.map.sinks, kept = outliers.count * S::block_tokens;
+    i64 const begin = from.position(step.sealed);
+    return {from, head, outliers, sinks, kept, begin, sinks + kept + (step.length > begin ? step.length - begin : 0)};
+  }
+  CELLAR_HD observed_key operator()(i64 i) const {
+    constexpr i64 B = S::block_tokens;
+    if (i64 const k = i - sinks; k >= 0 && k < kept)
+      return {reinterpret_cast<std::byte const*>(from.outlier_row(head, 0, k / B, k % B)), from.position(number(outliers[k / B])) + k % B};
+    i64 const p = i < sinks ? i : begin + (i - sinks - kept);
+    return {reinterpret_cast<std::byte const*>(from.near_row(head, 0, p)), p};
+  }
+};
+
+/// log(sum of exp(logit)) of a step's query rows over what is near, -infinity where a row sees nothing of it.
+///
+/// Shapes      queries [step.new_tokens * group, head_dim] f32, times the softmax scale; returned [rows], in the scratch
+/// Requires    the step's rows are near; near_sums_bytes(rows) of scratch, 16-byte aligned
+/// Effects     a body over a team
+/// Complexity  O(query rows * near tokens * head_dim)
+template <team Team, offloading_scheme S>
+CELLAR_HD float const* near_log_sums(Team& t, sequence_view<S> const& from, int head, sequence_step const& step, matrix_view<float const, S::head_dim> queries,
+                                     i64 group, std::byte* scratch) {
+  auto const keys = near_keys<S>::of(from, head, step);
+  auto const s = observation::at(scratch);
+  auto* const sums = reinterpret_cast<float*>(scratch + observation::bytes);
+  for (i64 r = 0; r < queries.rows; r += observed_rows) {
+    i64 const rows = queries.rows - r < observed_rows ? queries.rows - r : observed_rows;
+    observing_queries<S::head_dim> const some{{queries.row(r), rows, queries.stride}, r, group, step.length - step.new_tokens};
+    observe_states<typename S::near_scalar, typename S::attention>(t, keys.count, keys, some, s);
+    for (i64 i = t.rank(); i < rows; i += t.size()) sums[r + i] = s.states[i].l > 0 ? s.states[i].m + std::log(s.states[i].l) : -infinity;
+    t.sync();
+  }
+  return sums;
+}
+CELLAR_HD constexpr i64 near_sums_bytes(i64 rows) { return round_up(observation::bytes + rows * i64(sizeof(float)), 16); }
+
 /// How far the queries of a prompt reach, for the policy of a scheme that observes them.
 template <offloading_scheme S>
 CELLAR_HD constexpr i64 observed_reach() {

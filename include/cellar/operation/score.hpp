@@ -8,6 +8,10 @@ namespace cellar::inline CELLAR_ABI::operation {
 template <offloading_scheme S>
 inline constexpr bool has_two_levels = two_level_summary<typename S::summary, S::head_dim>;
 
+/// True where far blocks are weighed against what is near.
+template <offloading_scheme S>
+inline constexpr bool reads_near = reduction_beside_near<typename S::reduce>;
+
 /// Where two levels meet, for one KV head.
 struct score_levels {
   float* logits = nullptr;          // [scored rows][stride] coarse ones, then what they are reduced to, [stride]
@@ -133,16 +137,20 @@ CELLAR_HD void mark_outliers(Team& t, sequence_view<S> const& from, int head, i6
 
 /// One score a block; of two levels it is there already. Outliers have no part in it: their score is NaN.
 ///
-/// Shapes  returned scores [blocks], in the workspace
+/// Shapes  returned scores [blocks], in the workspace; near_sums [rows], as near_log_sums wrote them, where the reduction reads them
 template <team Team, offloading_scheme S>
 CELLAR_HD row_view<float const> reduce_scores(Team& t, sequence_view<S> const& from, int head, i64 rows, i64 blocks, score_workspace<S> const& sizes,
-                                              std::byte* workspace) {
+                                              std::byte* workspace, [[maybe_unused]] float const* near_sums = nullptr) {
   float* const scores = sizes.scores(workspace);
   i64 const stride = sizes.padded_blocks();
   float* const result = sizes.result(workspace, rows);
   if constexpr (!S::reduce::acts_on_queries && !has_two_levels<S>) {
     for (i64 h = 0; h < rows; ++h) mark_outliers(t, from, head, blocks, scores + h * stride, -infinity);  // no weight in a softmax
-    typename S::reduce{}(t, matrix_view<float const>{scores, rows, stride, blocks}, row_view<float>{result, blocks});
+    matrix_view<float const> const logits{scores, rows, stride, blocks};
+    if constexpr (reads_near<S>)
+      typename S::reduce{}(t, logits, row_view<float>{result, blocks}, near_attention{near_sums, float(S::block_tokens)});
+    else
+      typename S::reduce{}(t, logits, row_view<float>{result, blocks});
   }
   mark_outliers(t, from, head, blocks, result);
   return {result, blocks};
@@ -152,10 +160,10 @@ CELLAR_HD row_view<float const> reduce_scores(Team& t, sequence_view<S> const& f
 template <team Team, offloading_scheme S>
   requires(!has_two_levels<S>)
 CELLAR_HD row_view<float const> score(Team& t, sequence_view<S> const& from, int head, matrix_view<float const, memory_map<S>::scored_dim> queries, i64 blocks,
-                                      score_workspace<S> const& sizes, std::byte* workspace, float const* weights = nullptr) {
+                                      score_workspace<S> const& sizes, std::byte* workspace, float const* weights = nullptr, float const* near_sums = nullptr) {
   auto const prepared = prepare_scores(t, from, head, queries, sizes, workspace, weights);
   score_tiles(t, from, head, prepared, 0, blocks, sizes, workspace);
-  return reduce_scores(t, from, head, prepared.count, blocks, sizes, workspace);
+  return reduce_scores(t, from, head, prepared.count, blocks, sizes, workspace, near_sums);
 }
 
 }  // namespace cellar::operation

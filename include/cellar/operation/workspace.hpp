@@ -26,9 +26,11 @@ struct decode_workspace {
   CELLAR_HD i64 query_bytes() const { return round_up(maximum{}(rows * S::head_dim, index_rows() * (memory_map<S>::scored_dim + 1)) * i64(sizeof(float)), 16); }
   CELLAR_HD i64 io_bytes() const { return query_bytes() + round_up(rows * S::value_dim * i64(sizeof(float)), 16); }  ///< Queries, then outputs.
   static constexpr i64 observation_bytes = evicts_by<typename S::outliers> ? round_up(observation::bytes, 16) : 0;
-  static constexpr i64 class_bytes = class_workspace<S>::bytes();  ///< Of estimate_remainder.
+  static constexpr i64 class_bytes = class_workspace<S>::bytes();                         ///< Of estimate_remainder.
+  CELLAR_HD i64 near_bytes() const { return reads_near<S> ? near_sums_bytes(rows) : 0; }  ///< Of near_log_sums.
   i64 worker_bytes() const {
-    return round_up(io_bytes() + std::max(std::max(score().bytes() + select_bytes + class_bytes, attend().bytes() + run_bytes), observation_bytes), 64);
+    return round_up(
+        io_bytes() + std::max(std::max(score().bytes() + select_bytes + class_bytes + near_bytes(), attend().bytes() + run_bytes), observation_bytes), 64);
   }
   /// 32-bit words of what a (sequence, KV head)'s rows sampled.
   CELLAR_HD i64 sample_words() const { return is_sampled<S> ? row_samples::words(rows, selected) : 0; }

@@ -23,6 +23,7 @@
 ///   keeps_generated             generated tokens stay near for good, else they seal into blocks as they leave the window
 ///   is_reproducible             the order of a sum depends on nothing but the step; without it a device attends to what is near while it fetches the rest,
 ///                               and results move within rounding with what earlier steps have left near
+///   estimates_missed            each attend says how much of its attention each query missed, by the scores of what was not chosen (cache::missed)
 namespace cellar::inline CELLAR_ABI {
 
 template <class S>
@@ -33,6 +34,7 @@ concept has_scheme_facts = requires {
   { S::published } -> std::convertible_to<budget>;
   { S::keeps_generated } -> std::convertible_to<bool>;
   { S::is_reproducible } -> std::convertible_to<bool>;
+  { S::estimates_missed } -> std::convertible_to<bool>;
 };
 
 template <class S>
@@ -101,10 +103,14 @@ struct checked_scheme {
                 "cellar: a summary over all heads is built from rows of all of them: build takes matrix_view<float const, D> for D = dynamic too");
   static_assert(S::tier::is_directly_readable || S::layout::is_run_contiguous,
                 "cellar: a tier that is not read in place moves runs: use a layout with is_run_contiguous, such as layout::tile_major");
-  static_assert(!S::remainder::estimates || (S::select::reads_scores && !S::reduce::acts_on_queries && S::reuse::layers == 1 && S::reuse::steps == 1),
-                "cellar: a remainder is weighed by scores: it needs a selection that reads those of every query head, anew in every layer and step");
-  static_assert(!S::remainder::estimates || !hides_far_keys<typename S::attention>(),
-                "cellar: the mean value of a remainder is of all far tokens: it needs an attention without a window");
+  static constexpr bool weighs_rest = S::remainder::estimates || S::estimates_missed;
+  static_assert(!weighs_rest || (S::select::reads_scores && !S::reduce::acts_on_queries && S::reuse::layers == 1 && S::reuse::steps == 1),
+                "cellar: a remainder, and what is missed, is weighed by scores: it needs a selection that reads those of every query head, anew in every layer "
+                "and step");
+  static_assert(!weighs_rest || !hides_far_keys<typename S::attention>(),
+                "cellar: a remainder, and what is missed, is of all far tokens: it needs an attention without a window");
+  static_assert(!S::estimates_missed || !sampling_summary<typename S::summary, head_dim>,
+                "cellar: scores that are draws say nothing of what was missed: estimates_missed needs a summary whose scores estimate logits");
   static_assert(!observing_summary<typename S::summary, head_dim> || S::keeps_generated,
                 "cellar: the summary is built from the attention of a prompt's queries, so generated tokens have none: set keeps_generated");
   static_assert(!evicts_by<typename S::outliers> || (selects_nothing && !S::keeps_generated),
@@ -126,8 +132,15 @@ struct checked_scheme {
                 "cellar: what was sampled is told in the order of the selected blocks: a sampled remainder needs is_reproducible = true");
   static constexpr bool is_indexed = indexed_summary<typename S::summary>;
   static_assert(!is_indexed || S::block_tokens == 1, "cellar: an index key is of a token: a summary of index keys needs block_tokens = 1");
-  static_assert(!is_indexed || (!S::outliers::keeps_outliers && !S::remainder::estimates && !S::reduce::acts_on_queries),
-                "cellar: outliers, remainders and mean queries are of keys and queries: a scheme whose summary is of index keys has none of them");
+  static_assert(
+      !is_indexed || (!S::outliers::keeps_outliers && !weighs_rest && !S::reduce::acts_on_queries),
+      "cellar: outliers, remainders, what is missed and mean queries are of keys and queries: a scheme whose summary is of index keys has none of them");
+  static constexpr bool reads_near = reduction_beside_near<typename S::reduce>;
+  static_assert(!reads_near || (plain_past<typename S::attention> && !is_indexed && S::reuse::layers == 1 && S::reuse::steps == 1),
+                "cellar: a reduction that weighs far blocks against what is near needs a plain causal attention, a summary of keys, and a selection anew in "
+                "every layer and step");
+  static_assert(!selector_of_shares<typename S::select> || reads_near,
+                "cellar: the selection reads shares of all attention: it needs a reduction that makes them, select::max_of_attention");
   static_assert(!remainder_by_class<typename S::remainder> || classifies_blocks<typename S::summary>,
                 "cellar: a remainder by class needs a summary that sorts blocks into classes, such as quantized_key of cluster_codes");
   static constexpr bool has_two_levels = two_level_summary<typename S::summary, head_dim>;
@@ -135,7 +148,7 @@ struct checked_scheme {
                 "cellar: two levels need a reduction of each block's own logits (mean_query, sum_of_logits, max_of_logits): a softmax is of all blocks");
   static_assert(!has_two_levels || selector_of_highest<typename S::select>,
                 "cellar: two levels need a selection of the highest scores alone, as top_k and threshold are");
-  static_assert(!has_two_levels || !S::remainder::estimates, "cellar: a remainder is weighed by scores of all blocks: use a summary of one level");
+  static_assert(!has_two_levels || !weighs_rest, "cellar: a remainder, and what is missed, is weighed by scores of all blocks: use a summary of one level");
   static constexpr bool value = true;
 };
 

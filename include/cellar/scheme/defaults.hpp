@@ -22,6 +22,7 @@ struct scheme_defaults {
   static constexpr int block_tokens = 16;
   static constexpr bool keeps_generated = false;
   static constexpr bool is_reproducible = true;
+  static constexpr bool estimates_missed = false;
   static constexpr budget published{};
   using near_scalar = Scalar;
   using layout = cellar::layout::tile_major;

@@ -21,6 +21,19 @@ concept group_reduction = std::semiregular<R> && requires(R const& r, serial_tea
   { r(t, rows, out) } -> std::same_as<void>;
 };
 
+/// What the query rows of a group attend to of what is near.
+struct near_attention {
+  float const* log_sums = nullptr;  ///< [rows]: log(sum of exp(logit)) of each row; null: nothing is near.
+  float block_tokens = 1;           ///< That a far block's logit stands for.
+};
+
+/// Weighs far blocks against what is near.
+template <class R>
+concept reduction_beside_near = group_reduction<R> && R::reads_near &&
+    requires(R const& r, serial_team& t, matrix_view<float const> rows, row_view<float> out, near_attention const& near) {
+  { r(t, rows, out, near) } -> std::same_as<void>;
+};
+
 /// Scores each block by its own logits alone (or by queries that are reduced before), so that larger ones give no smaller score: bounds of logits reduce to a
 /// bound of the score, in f32 too.
 template <class R>
@@ -34,6 +47,10 @@ concept block_selector = std::semiregular<S> && requires(S const& s, serial_team
   { s.max_selected(k) } -> std::same_as<i64>;        // of that many blocks: known on the host, an allocation size
   { s(t, scores, ids) } -> std::same_as<i64>;        // the count, the same on every member; ids.count >= max_selected(scores.count)
 };
+
+/// Reads scores as logarithms of shares of all attention, near and far, as a reduction_beside_near makes them.
+template <class S>
+concept selector_of_shares = block_selector<S> && S::reads_shares;
 
 /// Takes blocks of the max_selected highest scores, and how many of them depends on these scores alone: lower ones need not be known.
 template <class S>

@@ -72,6 +72,39 @@ struct mean_of_softmaxes {
 };
 static_assert(group_reduction<mean_of_softmaxes>);
 
+/// score = max over rows of the log of the block's share of the row's attention, near and far: as max_of_softmaxes, whose softmaxes are of far blocks alone.
+///
+/// A NaN logit has no part in its row's attention, and the block is ranked by the other rows; +infinity takes the whole of its row.
+struct max_of_attention {
+  static constexpr bool acts_on_queries = false;
+  static constexpr bool reads_near = true;
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, matrix_view<float const> rows, row_view<float> out, near_attention const& near = {}) const {
+    float const log_tokens = std::log(near.block_tokens);
+    for (i64 b = t.rank(); b < out.count; b += t.size()) out[b] = undefined;
+    for (i64 h = 0; h < rows.rows; ++h) {
+      float const* const row = rows.row(h);
+      float const top = t.reduce(largest_of(t, row, out.count), maximum{});
+      if (is_finite(top)) {
+        float const far = top + log_tokens + std::log(t.reduce(sum_of_exponentials(t, row, out.count, top), plus{}));
+        float const beside = near.log_sums ? near.log_sums[h] : -infinity, more = maximum{}(far, beside), less = far < beside ? far : beside;
+        raise(t, out.data, row, out.count, more + std::log1p(exponential(less - more)) - log_tokens);
+      } else {  // infinity - infinity would be NaN
+        float sum = 0;
+        for (i64 b = t.rank(); b < out.count; b += t.size()) sum += float(row[b] == infinity);
+        float const log_sum = std::log(t.reduce(sum, plus{}));
+        for (i64 b = t.rank(); b < out.count; b += t.size()) {
+          float const x = row[b] != row[b] ? undefined : row[b] == infinity ? -log_sum : -infinity;
+          if (x > out[b] || out[b] != out[b]) out[b] = x;
+        }
+      }
+    }
+    t.sync();
+  }
+};
+static_assert(group_reduction<max_of_attention> && reduction_beside_near<max_of_attention>);
+
 /// score = sum of the rows' logits.
 ///
 /// Source  PQCache sums over the group, arXiv:2407.12820
