@@ -295,6 +295,7 @@ using all_schemes = std::tuple<
     named<"paris_kv", compared<cellar::scheme::paris_kv<HeadDim, scalar>>>, named<"yakv_balanced", cellar::scheme::yakv_balanced<HeadDim, lapack, scalar>>,
     named<"balanced_landmarks", balanced_landmarks<HeadDim, scalar, lapack>>, named<"yakv_centred_sinks", cellar::scheme::yakv_centred<HeadDim, scalar>>,
     named<"yakv_centred_mean", yakv_centred_mean<HeadDim, scalar>>, named<"yakv_guarded", cellar::scheme::yakv_guarded<HeadDim, scalar>>,
+    named<"yakv_centred_twice", cellar::scheme::yakv_centred<HeadDim, scalar>>, named<"yakv_centred_four_times", cellar::scheme::yakv_centred<HeadDim, scalar>>,
     named<"yakv_centred_watched", watched<cellar::scheme::yakv_centred<HeadDim, scalar>>>,
     named<"mean_landmark_watched", watched<cellar::scheme::mean_landmark<HeadDim, scalar>>>,
     named<"quest_watched", watched<compared<cellar::scheme::quest<HeadDim, scalar>>>>>;
@@ -360,7 +361,8 @@ inline cellar::budget budget_of(std::string_view name, allowance const& allowed)
     budget.window = allowed.window + allowed.tokens - budget.sinks;
   }
   if (name == "yakv_balanced" || name == "yakv_centred_sinks" || name == "yakv_centred_mean") budget.sinks = std::min<std::int64_t>(4, allowed.tokens);
-  if (name == "yakv_guarded") budget.tokens = 4 * allowed.tokens;  // of which it takes a quarter where that is enough
+  if (name == "yakv_centred_twice") budget.tokens = 2 * allowed.tokens;
+  if (name == "yakv_centred_four_times" || name == "yakv_guarded") budget.tokens = 4 * allowed.tokens;  // the latter takes a quarter where that is enough
   if (name == "snap_kv") budget.outliers = allowed.tokens;
   if (name == "h2o") {  // halves, as published
     budget.outliers = (allowed.tokens + allowed.window) / 2;

@@ -476,10 +476,13 @@ void check_remainder(one_sequence<Scheme>& a, one_sequence<Scheme>& b, int head,
   row_view<logical_block const> const chosen{ids.data(), i64(ids.size())};
   std::vector<attention::softmax_state> states(6), states2(6);
   std::vector<float> sums(6 * d), sums2(6 * d, -1);
-  operation::estimate_remainder(serial, a.view(), head, step, logits, chosen, {states.data(), sums.data()}, space.data());
+  std::vector<float> const clean(logits.data, logits.data + logits.rows * logits.stride);
+  auto copy = clean, copy2 = clean;  // they are written over
+  auto const view_of = [&](std::vector<float>& x) { return matrix_view<float>{x.data(), logits.rows, logits.stride, logits.columns()}; };
+  operation::estimate_remainder(serial, a.view(), head, step, view_of(copy), chosen, {states.data(), sums.data()}, space.data());
   for_teams(
       [&](auto& t) {
-        operation::estimate_remainder(t, b.view(), head, step, logits, chosen, {states2.data(), sums2.data()}, space2.data());
+        operation::estimate_remainder(t, b.view(), head, step, view_of(copy2), chosen, {states2.data(), sums2.data()}, space2.data());
         seen_by_others(t, states2.data(), 6);
         if constexpr (space_type::is_needed) seen_by_others(t, sums2.data(), 6 * d);
       },
@@ -491,6 +494,7 @@ void check_remainder(one_sequence<Scheme>& a, one_sequence<Scheme>& b, int head,
         }
         if constexpr (space_type::is_needed)
           for (std::size_t i = 0; i < sums.size(); ++i) REQUIRE(sums2[i] == sums[i]);
+        copy2 = clean;
         states2.assign(6, {});
         std::fill(sums2.begin(), sums2.end(), -1.0f);
         std::fill(space2.begin(), space2.end(), std::byte{0xff});
@@ -593,7 +597,7 @@ void check_operations() {
                   REQUIRE(((std::isnan(seen[31][i]) && std::isnan(scores[i])) || seen[31][i] == Approx(scores[i]).margin(1e-4)));
                 std::fill_n(space2.get(), score_sizes.bytes(), std::byte{0xff});  // NaN, for the next team
               });
-    if constexpr (Scheme::remainder::estimates) check_remainder(a, b, head, step, {score_sizes.logits(space.get()), 6, score_sizes.padded_blocks()}, value);
+    if constexpr (operation::weighs_rest<Scheme>) check_remainder(a, b, head, step, {score_sizes.logits(space.get()), 6, score_sizes.padded_blocks()}, value);
   }
 
   std::vector<logical_block> ids;

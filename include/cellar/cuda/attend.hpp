@@ -388,12 +388,12 @@ struct select_kernel : step_memory<S> {
       count = typename S::select{}.with_budget(step.selected_blocks < scored ? step.selected_blocks : scored)(t, scores, to);
       if constexpr (operation::weighs_rest<S>) {
         t.sync();
-        float const* logits = nullptr;
+        float* logits = nullptr;
         if constexpr (scores_points<S>)
           logits = point_region<S>(this->sizes).logits(mine);
         else
-          logits = score.logits(mine);
-        operation::estimate_remainder(t, from, head, step, matrix_view<float const>{logits, rows, score.padded_blocks()},
+          logits = score.scores(mine);
+        operation::estimate_remainder(t, from, head, step, matrix_view<float>{logits, rows, score.padded_blocks()},
                                       row_view<logical_block const>{to.data, count}, rests.part.from_row(item * this->sizes.rows), mine + score.bytes());
       }
       if constexpr (operation::is_sampled<S>) {

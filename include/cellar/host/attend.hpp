@@ -141,7 +141,7 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
       if (rests.part.states)
         operation::estimate_remainder(
             t, from, head, step,
-            matrix_view<float const>{sizes.score().logits(mine + sizes.io_bytes()), step.new_tokens * group, sizes.score().padded_blocks()},
+            matrix_view<float>{sizes.score().scores(mine + sizes.io_bytes()), step.new_tokens * group, sizes.score().padded_blocks()},
             row_view<logical_block const>{to.data, count}, rests.part.from_row(item * sizes.rows),
             mine + sizes.io_bytes() + sizes.score().bytes() + sizes.select_bytes);
     if constexpr (operation::is_sampled<S>)

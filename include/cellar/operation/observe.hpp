@@ -92,12 +92,10 @@ CELLAR_HD void observe_states(Team& t, i64 keys, KeyAt const& key_at, observing_
     detail::observe_logits<Scalar, Variant>(t, begin, count, key_at, queries, s);
     for (i64 r = t.rank(); r < queries.rows.rows; r += t.size()) {
       float const* const row = s.logits + r * observed_keys;
-      float top = s.states[r].m;
-      for (i64 i = 0; i < count; ++i) top = maximum{}(top, row[i]);
+      auto const alone = cellar::detail::alone_in(t);
+      float const top = maximum{}(s.states[r].m, largest_of(alone, row, count));
       if (top == -infinity) continue;
-      float sum = s.states[r].l * exponential(s.states[r].m - top);
-      for (i64 i = 0; i < count; ++i) sum += exponential(row[i] - top);
-      s.states[r] = {top, sum};
+      s.states[r] = {top, s.states[r].l * exponential(s.states[r].m - top) + sum_of_exponentials(alone, row, count, top)};
     }
   }
   t.sync();

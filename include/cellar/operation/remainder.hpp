@@ -128,9 +128,9 @@ CELLAR_HD void estimate_by_class(Team& t, sequence_view<S> const& from, int head
 ///
 /// Shapes   logits [rows, blocks]; chosen ascending; to [rows], its sums only for a remainder by class
 /// Requires workspace of class_workspace::bytes(), 16-byte aligned
-/// Effects  a body over a team
+/// Effects  a body over a team; may write over the logits
 template <team Team, offloading_scheme S>
-CELLAR_HD void estimate_remainder(Team& t, sequence_view<S> const& from, int head, sequence_step const& step, matrix_view<float const> logits,
+CELLAR_HD void estimate_remainder(Team& t, sequence_view<S> const& from, int head, sequence_step const& step, matrix_view<float> logits,
                                   row_view<logical_block const> chosen, attend_partial<S> const& to, [[maybe_unused]] std::byte* workspace) {
   if constexpr (class_workspace<S>::is_needed) {
     detail::estimate_by_class(t, from, head, step, logits, chosen, to, class_workspace<S>::at(workspace));
@@ -138,7 +138,20 @@ CELLAR_HD void estimate_remainder(Team& t, sequence_view<S> const& from, int hea
     typename S::attention const variant{};
     i64 const group = logits.rows / step.new_tokens;
     for (i64 r = 0; r < logits.rows; ++r) {
-      float const* const row = logits.row(r);
+      float* const row = logits.row(r);
+      if constexpr (plain_past<typename S::attention>) {  // all but what was chosen, as vectors
+        for (i64 i = t.rank(); i < chosen.count; i += t.size()) row[number(chosen[i])] = -infinity;
+        auto const outliers = from.outliers(head);
+        for (i64 i = t.rank(); i < outliers.count; i += t.size())
+          if (number(outliers[i]) < step.sealed) row[number(outliers[i])] = -infinity;
+        t.sync();
+        float const top = t.reduce(largest_of(t, row, step.sealed), maximum{});
+        if (is_finite(top)) {
+          float const sum = t.reduce(sum_of_exponentials(t, row, step.sealed, top), plus{});
+          if (t.rank() == 0) to.states[r] = {top, float(S::block_tokens) * sum};
+          continue;
+        }
+      }
       i64 const q_position = step.length - step.new_tokens + r / group;
       auto const for_rest = [&](auto const& f) {
         detail::for_rest(t, from, head, step.sealed, chosen, [&](i64 b) {
