@@ -6,6 +6,7 @@
 #include <istream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <random>
 #include <set>
 #include <stdexcept>
@@ -73,6 +74,19 @@ texts const nouns{"River",  "Garden", "Letter",   "Mirror", "Harbor", "Orchard",
 texts const vessels{"MS", "SS", "MV", "RV"};
 texts const vessel_words{"Pearl", "Spirit", "Wave", "Pioneer", "Venture", "Crown", "Breeze", "Horizon"};
 texts const collections{"Glass", "Clocks", "Maps", "Textiles", "Coins", "Music", "Toys", "Railways", "Ceramics", "Photography", "Ships", "Letters"};
+
+texts const colors_of_things{"Amber", "Ashes",  "Brass", "Coral", "Dust", "Frost", "Ivory", "Jade",
+                             "Linen", "Marble", "Rust",  "Salt",  "Silk", "Smoke", "Straw", "Velvet"};
+texts const rivers{"Danube", "Elbe", "Loire", "Tagus", "Vistula", "Rhone", "Drava", "Ebro", "Meuse", "Oder", "Po", "Tiber", "Sava", "Weser", "Minho", "Neva"};
+texts const dishes{"Soup", "Stew", "Pie", "Salad", "Cake", "Bread", "Curry", "Pancake", "Dumpling", "Gratin", "Pudding", "Noodle Bowl"};
+texts const ingredients{"lentils", "pumpkin",  "almonds",   "spinach",  "barley", "mushrooms", "lemons",
+                        "cabbage", "apricots", "chestnuts", "beetroot", "fennel", "walnuts",   "leeks"};
+texts const sports{"rowing",  "fencing",   "archery",   "judo",     "cycling", "diving",   "hurdles",
+                   "sailing", "wrestling", "badminton", "biathlon", "curling", "handball", "luge"};
+texts const countries{"Norway",  "Chile", "Kenya",   "Japan",  "Canada",  "Portugal", "Vietnam",  "Estonia",
+                      "Morocco", "Peru",  "Austria", "Jordan", "Ireland", "Ghana",    "Slovenia", "Uruguay"};
+texts const constellations{"Lyra",   "Orion", "Cygnus", "Draco", "Aquila", "Perseus", "Auriga", "Taurus",
+                           "Gemini", "Cetus", "Corvus", "Hydra", "Lepus",  "Vela",    "Pavo",   "Libra"};
 
 /// What a domain is about, and how its facts are put into words: {n} name, {a} and {b} the two fields.
 struct domain {
@@ -163,6 +177,60 @@ std::vector<domain> reserved_domains() {
            [](dice& d) { return year(d, 1820, 2020); },
            {"The {n} stands in {a} and opened in {b}.", "In {a}, visitors find the {n}, which opened in {b}.", "The {n} opened in {b}. It is in {a}.",
             "The {n} is one of the sights of {a} and opened in {b}."}}};
+}
+
+std::vector<domain> further_domains() {
+  return {{"books",
+           {"author", "publisher"},
+           [](dice& d) {
+             std::string const& first = d.of(nouns);
+             return "A " + first + " of " + d.of(colors_of_things);
+           },
+           person,
+           [](dice& d) { return invented(d) + " Press"; },
+           {"{n} was written by {a} and published by {b}.", "The author of {n} is {a}; the book came out with {b}.", "{b} publishes {n}, a book by {a}.",
+            "Readers know {n} as the work of {a}. Its publisher is {b}."}},
+          {"bridges",
+           {"river", "length"},
+           [](dice& d) { return invented(d) + " Bridge"; },
+           one_of(rivers),
+           [](dice& d) { return std::to_string(80 + d.below(2400)) + " metres"; },
+           {"The {n} crosses the {a} and is {b} long.", "The {n} leads over the {a}. Its length is {b}.", "With a length of {b}, the {n} spans the {a}.",
+            "Over the {a} stands the {n}, which is {b} long."}},
+          {"recipes",
+           {"ingredient", "time"},
+           [](dice& d) { return invented(d) + " " + d.of(dishes); },
+           one_of(ingredients),
+           [](dice& d) { return std::to_string(10 + d.below(170)) + " minutes"; },
+           {"The {n} is made with {a} and takes {b}.", "For the {n} one needs {a}, and {b}.", "Cooks use {a} for the {n}, which is ready after {b}.",
+            "The {n} takes {b}. Its main ingredient is {a}."}},
+          {"athletes",
+           {"sport", "country"},
+           person,
+           one_of(sports),
+           one_of(countries),
+           {"{n} competes in {a} for {b}.", "The sport of {n} is {a}, and the country is {b}.", "For {b} starts {n}, whose sport is {a}.",
+            "{n} represents {b} in {a}."}},
+          {"trains",
+           {"destination", "platform"},
+           [](dice& d) {
+             std::string const number = std::to_string(100 + d.below(900));
+             return invented(d) + " Express " + number;
+           },
+           one_of(cities),
+           [](dice& d) { return "platform " + std::to_string(1 + d.below(28)); },
+           {"The {n} runs to {a} and leaves from {b}.", "Passengers for {a} take the {n} from {b}.", "From {b} departs the {n}. Its destination is {a}.",
+            "The {n}, bound for {a}, waits at {b}."}},
+          {"stars",
+           {"constellation", "distance"},
+           [](dice& d) {
+             std::string const number = std::to_string(10 + d.below(990));
+             return invented(d) + " " + number;
+           },
+           one_of(constellations),
+           [](dice& d) { return std::to_string(12 + d.below(1900)) + " light years"; },
+           {"The star {n} belongs to {a} and is {b} away.", "{n}, a star in {a}, lies at a distance of {b}.", "In {a} shines {n}, {b} from here.",
+            "The distance of {n} is {b}. It is a star of {a}."}}};
 }
 
 /// Prose that states nothing that is asked for.
@@ -264,6 +332,89 @@ fact_sheet archives(int count, dice& d) {
   return sheet;
 }
 
+/// Chains of registers, each copied from the one before; the last one's of one chain are traced back.
+fact_sheet copies(dice& d) {
+  constexpr int chains = 4, length = 6;
+  std::vector<texts> names(chains);
+  texts numbers;
+  std::set<std::string> taken;
+  for (auto& chain : names) {
+    for (int i = 0; i < length; ++i) chain.push_back(unique_name(invented, d, taken));
+    numbers.push_back(std::to_string(10000 + d.below(90000)));
+  }
+  fact_sheet sheet;
+  std::vector<int> told(chains, 0);
+  for (int left = chains * length; left > 0;) {  // in the order of each chain, which are mixed
+    int const chain = d.below(chains), i = told[std::size_t(chain)];
+    if (i == length) continue;
+    auto const& of = names[std::size_t(chain)];
+    sheet.sentences.push_back(i == 0 ? "The register " + of[0] + " was set to " + numbers[std::size_t(chain)] + "."
+                                     : "The register " + of[std::size_t(i)] + " was copied from " + of[std::size_t(i - 1)] + ".");
+    ++told[std::size_t(chain)];
+    --left;
+  }
+  int const asked = d.below(chains);
+  auto const& of = names[std::size_t(asked)];
+  sheet.question = "Read the text and trace the register " + of.back() +
+                   ": say which register it was copied from, which one that was copied from, and so on, until the register that was set to a number, which is "
+                   "the last. Answer with a JSON list of objects with the string keys \"name\" and \"from\", and nothing else.";
+  for (int i = length; i-- > 0;)
+    sheet.answer += (sheet.answer.empty() ? "[" : ", ") +
+                    json_object({{"name", of[std::size_t(i)]}, {"from", i > 0 ? of[std::size_t(i - 1)] : numbers[std::size_t(asked)]}});
+  sheet.answer += "]";
+  return sheet;
+}
+
+/// Some rows of a table, which stands in the text as Markdown.
+fact_sheet table(table_rows const& from, int count, dice& d) {
+  fact_sheet sheet;
+  sheet.question = "The text holds a table. List its rows, in its order, as a JSON list of objects with the string keys ";
+  std::string head, line;
+  for (std::size_t c = 0; c < from.columns.size(); ++c) {
+    sheet.question += (c == 0 ? "" : c + 1 == from.columns.size() ? " and " : ", ") + nlohmann::json(from.columns[c]).dump();
+    head += "| " + from.columns[c] + " ";
+    line += "|---";
+  }
+  sheet.question += ". Answer with the JSON list only.";
+  std::string text = "\n\n" + head + "|\n" + line + "|\n";
+  std::vector<std::size_t> order(from.rows.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  for (std::size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[std::size_t(d.below(int(i)))]);
+  std::vector<std::size_t> chosen;
+  std::set<std::string> taken;
+  for (std::size_t const r : order) {
+    if (int(chosen.size()) == count) break;
+    auto const& name = from.rows[r][0];
+    bool const clashes = std::any_of(taken.begin(), taken.end(), [&](std::string const& other) { return other.starts_with(name) || name.starts_with(other); });
+    if (clashes) continue;
+    taken.insert(name);
+    chosen.push_back(r);
+  }
+  for (std::size_t const r : chosen) {
+    std::vector<std::pair<std::string, std::string>> fields;
+    for (std::size_t c = 0; c < from.columns.size(); ++c) {
+      text += "| " + from.rows[r][c] + " ";
+      fields.emplace_back(from.columns[c], from.rows[r][c]);
+    }
+    text += "|\n";
+    sheet.answer += (sheet.answer.empty() ? "[" : ", ") + json_object(fields);
+  }
+  sheet.sentences.push_back(text + "\n");
+  sheet.answer += "]";
+  return sheet;
+}
+
+/// Entities of a domain as rows.
+table_rows rows_of(domain const& of, int count, dice& d) {
+  table_rows to{{"name", of.fields[0], of.fields[1]}, {}};
+  std::set<std::string> taken;
+  for (int i = 0; i < count; ++i) {
+    std::string const name = unique_name(of.name, d, taken), a = of.a(d), b = of.b(d);
+    to.rows.push_back({name, a, b});
+  }
+  return to;
+}
+
 std::string compose(fact_sheet const& sheet, texts const& prose, std::vector<int> const& places) {
   std::string text = sheet.question + "\n\nText:\n";
   std::size_t fact = 0;
@@ -278,13 +429,27 @@ std::string compose(fact_sheet const& sheet, texts const& prose, std::vector<int
 }  // namespace
 
 document generator::operator()(int index) const {
-  std::vector<domain> domains = design_domains();
+  std::vector<domain> domains = from == subjects::further ? further_domains() : design_domains();
   if (from == subjects::all)
     for (domain const& d : reserved_domains()) domains.push_back(d);
-  std::uint64_t const mixed = (seed * 1'000'003 + std::uint64_t(index)) * 8 + std::uint64_t(kind) * 2 + std::uint64_t(from);
+  bool const is_frozen = int(kind) < 4 && from != subjects::further;  // whose numbers are as they were when tables were made of them
+  std::uint64_t const mixed = (seed * 1'000'003 + std::uint64_t(index)) * 8 +
+                              (is_frozen ? std::uint64_t(kind) * 2 + std::uint64_t(from) : (std::uint64_t(kind) * 8 + std::uint64_t(from) + 1) << 56);
   dice facts(mixed * 2), words(mixed * 2 + 1);
-  fact_sheet const sheet = kind == task::text2json ? entities(domains[std::size_t(index) % domains.size()], std::min(24, 12 + tokens / 800), facts)
-                                                   : archives(kind == task::needle ? 1 : 24, facts);
+  domain const& of = domains[std::size_t(index) % domains.size()];
+  int const count = std::min(24, 12 + tokens / 800);
+  fact_sheet const sheet = [&] {
+    switch (kind) {
+      case task::text2json:
+        return entities(of, count, facts);
+      case task::variables:
+        return copies(facts);
+      case task::table:
+        return table(records.rows.empty() ? rows_of(of, count, facts) : records, count, facts);
+      default:
+        return archives(kind == task::needle ? 1 : 24, facts);
+    }
+  }();
   texts prose;
   auto const with = [&](int sentences) {
     while (int(prose.size()) < sentences) prose.push_back(filler(words));
@@ -335,6 +500,41 @@ std::vector<document> read_jsonl(std::istream& in, std::string const& name) {
   }
   if (documents.empty()) throw std::runtime_error("The data set " + name + " has no documents.");
   return documents;
+}
+
+table_rows read_records(std::filesystem::path const& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) throw std::runtime_error("The records " + path.string() + " cannot be opened.");
+  table_rows to;
+  std::vector<std::string> keys;
+  std::string line;
+  for (int number = 1; std::getline(in, line); ++number) {
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    auto const require = [&](bool condition, std::string const& what) {
+      if (!condition) throw std::runtime_error("The records " + path.string() + ", line " + std::to_string(number) + ": " + what + ".");
+    };
+    auto const row = nlohmann::ordered_json::parse(line, nullptr, false);
+    require(!row.is_discarded(), "this is not JSON");
+    require(row.is_object() && !row.empty(), "this is not a JSON object with fields");
+    if (keys.empty()) {
+      for (auto const& field : row.items()) keys.push_back(field.key());
+      require(keys.size() > 1, "a row needs a name and at least one more field");
+      to.columns = keys;
+      to.columns[0] = "name";
+    }
+    std::vector<std::string> texts_of_row;
+    for (auto const& key : keys) {
+      auto const at = row.find(key);
+      require(at == row.end() || at->is_primitive(), "the field \"" + key + "\" is no text, number or truth value");
+      std::string text = at == row.end() || at->is_null() ? "" : at->is_string() ? at->get<std::string>() : at->dump();
+      std::replace_if(
+          text.begin(), text.end(), [](char c) { return c == '|' || c == '\n' || c == '\r'; }, ' ');
+      texts_of_row.push_back(std::move(text));
+    }
+    if (!texts_of_row[0].empty()) to.rows.push_back(std::move(texts_of_row));
+  }
+  if (to.rows.empty()) throw std::runtime_error("The records " + path.string() + " have no rows.");
+  return to;
 }
 
 void write_jsonl(std::filesystem::path const& path, std::vector<document> const& documents) {

@@ -20,8 +20,12 @@ namespace {
 
 using namespace text2json;
 
+std::map<std::string, task> const tasks{
+    {"text2json", task::text2json}, {"needle", task::needle}, {"needles", task::needles}, {"variables", task::variables}, {"table", task::table}};
+std::map<std::string, subjects> const about{{"design", subjects::design}, {"all", subjects::all}, {"further", subjects::further}};
+
 struct options {
-  std::string model, dataset, generate_only, out = "out", task = "text2json", subjects = "design", tokens = "1000", device = "host";
+  std::string model, dataset, records, generate_only, out = "out", task = "text2json", subjects = "design", tokens = "1000", device = "host";
   int documents = 0;
   std::vector<std::string> schemes;
   double budget = 0.03125;
@@ -83,14 +87,15 @@ std::vector<document> documents_of(options const& o, engine::tokenizer const* to
     if (o.documents > 0 && std::size_t(o.documents) < all.size()) all.resize(std::size_t(o.documents));
     return all;
   }
-  std::map<std::string, task> const tasks{{"text2json", task::text2json}, {"needle", task::needle}, {"needles", task::needles}};
+  if (!o.records.empty() && o.task != "table") throw std::invalid_argument("--records are the rows of --task table; the task is " + o.task + ".");
   auto const [low, high] = token_range(o.tokens);
   int const count = o.documents > 0 ? o.documents : 2;
   generator make{.kind = tasks.at(o.task),
-                 .from = o.subjects == "design" ? subjects::design : subjects::all,
+                 .from = about.at(o.subjects),
                  .seed = o.seed,
                  .tokens = low,
-                 .count_tokens = [&](std::string_view text) { return tokenizer ? int(tokenizer->encode(text).size()) : int(text.size() / 4); }};
+                 .count_tokens = [&](std::string_view text) { return tokenizer ? int(tokenizer->encode(text).size()) : int(text.size() / 4); },
+                 .records = o.records.empty() ? table_rows{} : read_records(o.records)};
   std::vector<document> all;
   for (int i = 0; i < count; ++i) {
     make.tokens = count > 1 ? low + int(std::int64_t(high - low) * i / (count - 1)) : low;
@@ -183,14 +188,17 @@ int main(int count, char** arguments) {
   options o;
   CLI::App app("Decodes documents full of facts with every scheme, and reports what each keeps of dense attention.");
   app.add_option("--model", o.model, "GGUF file of the llama, qwen2 or qwen3 family")->check(CLI::ExistingFile);
-  app.add_option("--task", o.task, "text2json: every fact of the text; needle: the only one; needles: one of many")
-      ->check(CLI::IsMember({"text2json", "needle", "needles"}))
+  app.add_option("--task", o.task,
+                 "text2json: every fact of the text; needle: the only one; needles: one of many; variables: a chain of copies, traced back; table: the rows of "
+                 "a table")
+      ->check(CLI::IsMember(tasks))
       ->capture_default_str();
   app.add_option("--dataset", o.dataset, "JSONL file of {problem, answer}, in place of generated documents")->check(CLI::ExistingFile);
   app.add_option("--documents", o.documents, "how many (default: 2, or all of --dataset)")->check(CLI::PositiveNumber);
   app.add_option("--tokens", o.tokens, "length of generated documents, one number or a range as 2000-6000")->capture_default_str();
-  app.add_option("--subjects", o.subjects, "what generated documents are about; all has two that are kept for final tables")
-      ->check(CLI::IsMember({"design", "all"}))
+  app.add_option("--records", o.records, "JSONL file of flat objects of any kind: the rows that --task table draws from")->check(CLI::ExistingFile);
+  app.add_option("--subjects", o.subjects, "what generated documents are about; all has two that are kept for final tables; further are six others")
+      ->check(CLI::IsMember(about))
       ->capture_default_str();
   app.add_option("--schemes", o.schemes, "names with commas (default: all); dense is always there")->delimiter(',')->check(CLI::IsMember(scheme_names()));
   app.add_option("--budget", o.budget, "share of the prompt's tokens that a scheme may read from far memory, in (0, 1]")->capture_default_str();

@@ -63,6 +63,9 @@ TEST_CASE("options out of range are refused, and say what is wanted") {
   refused("--device tpu", "--device");
   refused("--model /nonexistent.gguf", "--model");
   refused("--dataset /nonexistent.jsonl", "--dataset");
+  refused("--records /nonexistent.jsonl", "--records");
+  refused("--records /proc/cpuinfo --task needle --generate-only /dev/null", "--task table");
+  refused("--subjects none", "--subjects");
   refused("--nonsense", "--nonsense");
   refused("", "--model is needed");
 }

@@ -139,11 +139,10 @@ void select_blocks(executor const& on, memory_map<S> const& map, layer_memory<S>
     counts[item] = count;
     if constexpr (operation::weighs_rest<S>)
       if (rests.part.states)
-        operation::estimate_remainder(
-            t, from, head, step,
-            matrix_view<float>{sizes.score().scores(mine + sizes.io_bytes()), step.new_tokens * group, sizes.score().padded_blocks()},
-            row_view<logical_block const>{to.data, count}, rests.part.from_row(item * sizes.rows),
-            mine + sizes.io_bytes() + sizes.score().bytes() + sizes.select_bytes);
+        operation::estimate_remainder(t, from, head, step,
+                                      matrix_view<float>{sizes.score().scores(mine + sizes.io_bytes()), step.new_tokens * group, sizes.score().padded_blocks()},
+                                      row_view<logical_block const>{to.data, count}, rests.part.from_row(item * sizes.rows),
+                                      mine + sizes.io_bytes() + sizes.score().bytes() + sizes.select_bytes);
     if constexpr (operation::is_sampled<S>)
       if (samples) {
         matrix_view<float const> const rows{sizes.score().logits(mine + sizes.io_bytes()), step.new_tokens * group, sizes.score().padded_blocks(), step.sealed};

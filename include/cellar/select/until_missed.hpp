@@ -42,7 +42,7 @@ struct until_missed {
     i64 const most = max_selected(scores.count), least = min_selected(scores.count);
     if (most == 0) return 0;
     constexpr std::uint64_t one = std::uint64_t(1) << 32, allowed = one / Missed::den * Missed::num + one % Missed::den * Missed::num / Missed::den;
-    auto const share = [](float score) -> std::uint64_t { return score != score ? 0 : score >= 0 ? one : detail::falling_weight(-score); };
+    auto const share = [](float score) { return detail::falling_weight(score > 0 ? 0.0f : -score); };  // none of a NaN
     std::uint64_t all = 0;
     for (i64 i = t.rank(); i < scores.count; i += t.size()) all += share(scores[i]);
     all = t.reduce(all, plus{});
