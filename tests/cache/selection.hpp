@@ -680,10 +680,11 @@ void check_selection(reference<Scheme>& ref, std::int64_t tokens, cellar::budget
       } else if constexpr (std::is_same_v<typename Scheme::reduce, cellar::select::max_of_attention>) {
         std::fill(scores.begin(), scores.end(), -1e300);
         for (std::size_t row = 0; row < logits.size(); ++row) {
+          double const top = *std::max_element(near[row].begin(), near[row].end());
           double all = 0;
-          for (double const x : near[row]) all += std::exp(x);
-          for (double const x : logits[row]) all += Scheme::block_tokens * std::exp(x);
-          for (std::size_t b = 0; b < logits[row].size(); ++b) scores[b] = std::max(scores[b], logits[row][b] + std::log(Scheme::block_tokens / all));
+          for (double const x : near[row]) all += std::exp(x - top);
+          for (double const x : logits[row]) all += Scheme::block_tokens * std::exp(x - top);
+          for (std::size_t b = 0; b < logits[row].size(); ++b) scores[b] = std::max(scores[b], logits[row][b] - top + std::log(Scheme::block_tokens / all));
         }
         score_slack = 2 * slack + 1e-5;
       } else {
@@ -702,20 +703,21 @@ void check_selection(reference<Scheme>& ref, std::int64_t tokens, cellar::budget
         REQUIRE(missed.count == new_tokens * group);
         for (std::int64_t row = 0; row < missed.count; ++row) {
           double attended = 0, rest = 0, really = 0;  // sums of weights; of what was not chosen, by its summaries and by its keys
-          for (double const x : near[std::size_t(row)]) attended += std::exp(x);
+          double const top = *std::max_element(near[std::size_t(row)].begin(), near[std::size_t(row)].end());
+          for (double const x : near[std::size_t(row)]) attended += std::exp(x - top);
           for (std::size_t i = 0; i < candidates.size(); ++i) {
             double weight = 0;
             for (std::int64_t k = candidates[i] * Scheme::block_tokens; k < (candidates[i] + 1) * Scheme::block_tokens; ++k) {
               double x = 0;
               for (int c = 0; c < d; ++c)
                 x += double(q[std::size_t(((row / group * shape.kv_heads + head) * group + row % group) * d + c)]) * double(decoded[std::size_t(k * d + c)]);
-              weight += std::exp(x * double(shape.scale()));
+              weight += std::exp(x * double(shape.scale()) - top);
             }
             if (std::any_of(ids.begin(), ids.end(), [&](auto id) { return number(id) == candidates[i]; })) {
               attended += weight;
             } else {
               really += weight;
-              rest += Scheme::block_tokens * std::exp(logits[std::size_t(row)][i]);
+              rest += Scheme::block_tokens * std::exp(logits[std::size_t(row)][i] - top);
             }
           }
           double const margin = 2 * slack + 1e-5, share = rest / (rest + attended), true_share = really / (really + attended);

@@ -1,5 +1,6 @@
 // Selection and output of every scheme on keys, values and queries of real models, against double precision. tests/cache has the same on random ones.
 #include <numeric>
+#include <typeinfo>
 
 #include "cache/selection.hpp"
 #include "cellar/interop/lapack.hpp"
@@ -82,6 +83,15 @@ struct bounded_boxes : scheme::exact_key<d, float> {
   using reduce = cellar::select::mean_query;
 };
 
+template <class Scheme>
+struct at_once : Scheme {
+  using reuse = cellar::select::reuse_ids<>;
+};
+template <class Scheme>
+struct watched : Scheme {
+  static constexpr bool estimates_missed = true;
+};
+
 /// What a bound prunes changes no id and no output.
 template <class Scheme>
 void check_levels(recorded_layer const& layer, budget const& b) {
@@ -107,9 +117,10 @@ void check(char const* variable) {
     is_first = false;
     double const tolerance = output_rounding(layer);
     INFO("layer of " << layer.prompt << " tokens, tolerance " << tolerance);
-    auto const chosen = [&]<class Scheme>(std::type_identity<Scheme>, budget const& b) {
+    auto const chosen = [&]<class Scheme>(std::type_identity<Scheme>, budget const& b, double most_rounding = 0.05) {
+      INFO(typeid(Scheme).name());
       reference<Scheme> ref(layer);
-      check_selection(ref, layer.prompt, b, int(layer.steps), 1, tolerance, 0.05);
+      check_selection(ref, layer.prompt, b, int(layer.steps), 1, tolerance, most_rounding);
     };
     auto const output = [&]<class Scheme>(std::type_identity<Scheme>, budget const& b) {
       reference<Scheme> ref(layer);
@@ -140,6 +151,15 @@ void check(char const* variable) {
       chosen(std::type_identity<scheme::double_sparsity<d, float>>{}, b);
       chosen(std::type_identity<scheme::loki<d, interop::lapack_eigensolver, float>>{}, b);
       chosen(std::type_identity<scheme::rabitq_cache<d, float>>{}, b);
+      chosen(std::type_identity<at_once<scheme::infini_gen<d, interop::lapack_eigensolver, float>>>{}, b, 0.1);
+      chosen(std::type_identity<scheme::pq_cache<d, float>>{}, b);
+      chosen(std::type_identity<scheme::cluster_kv<d, float, 8>>{}, b, 0.1);
+      chosen(std::type_identity<scheme::retro_infer<d, float, 64>>{}, b);
+      chosen(std::type_identity<scheme::yakv_guarded<d, float>>{}, b);
+      chosen(std::type_identity<watched<scheme::exact_key<d, float>>>{}, b);
+      chosen(std::type_identity<watched<scheme::quest<d, float>>>{}, b);
+      chosen(std::type_identity<watched<scheme::mean_landmark<d, float>>>{}, b);
+      chosen(std::type_identity<watched<scheme::yakv_centred<d, float>>>{}, b);
       output(std::type_identity<scheme::paris_kv<d, float>>{}, b);
       check_levels<bounded_codes>(layer, b);
       check_levels<bounded_boxes>(layer, b);
