@@ -72,3 +72,4 @@
 #include "cellar/summary/box_digest.hpp"
 #include "cellar/summary/residual.hpp"
 #include "cellar/tier/file.hpp"
+#include "cellar/tier/interleaved_memory.hpp"

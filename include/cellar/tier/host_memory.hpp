@@ -21,13 +21,16 @@ class host_memory {
   host_memory(int layers, i64 bytes_per_layer) : bytes_(bytes_per_layer) {
     layers_.reserve(std::size_t(layers));
     for (int i = 0; i < layers; ++i) {
-      layers_.emplace_back(static_cast<std::byte*>(::operator new(std::size_t(round_up(bytes_, page)), alignment(bytes_))), deleter{alignment(bytes_)});
+      layers_.emplace_back(static_cast<std::byte*>(::operator new(std::size_t(allocated_bytes()), alignment(bytes_))), deleter{alignment(bytes_)});
 #ifdef MADV_HUGEPAGE
       if (bytes_ >= huge_page) ::madvise(layers_.back().get(), std::size_t(bytes_ / huge_page * huge_page), MADV_HUGEPAGE);  // a wish: refusal changes nothing
 #endif
     }
   }
   i64 bytes() const { return bytes_; }
+  int layers() const { return int(layers_.size()); }
+  /// Of a layer: whole pages, which nothing else lies in.
+  i64 allocated_bytes() const { return round_up(bytes_, page); }
   std::byte* data(int layer) { return layers_[std::size_t(layer)].get(); }
   std::byte const* data(int layer) const { return layers_[std::size_t(layer)].get(); }
 
