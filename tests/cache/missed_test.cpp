@@ -70,6 +70,8 @@ TEST_CASE("a guarded selection takes the fewest blocks that leave less than its 
       check_selection(ref, 330, b, 4, 1, 3 * rounding, 0.02);
       check_selection(ref, 330, b, 2, 3, 3 * rounding, 0.02);
     }
+    reference<Scheme> many(1, 1, 7, 36);  // more query rows than are looked at together
+    check_selection(many, 200, b, 1, 3, 3 * rounding, 0.02);
   };
   for (std::int64_t const tokens : {64, 256}) {
     check(std::type_identity<guarded>{}, {.tokens = tokens, .sinks = 2, .window = 8});

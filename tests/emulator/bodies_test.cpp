@@ -476,7 +476,12 @@ void check_remainder(one_sequence<Scheme>& a, one_sequence<Scheme>& b, int head,
   row_view<logical_block const> const chosen{ids.data(), i64(ids.size())};
   std::vector<attention::softmax_state> states(6), states2(6);
   std::vector<float> sums(6 * d), sums2(6 * d, -1);
-  std::vector<float> const clean(logits.data, logits.data + logits.rows * logits.stride);
+  std::vector<float> clean(logits.data, logits.data + logits.rows * logits.stride);
+  if constexpr (!space_type::is_needed) {  // logits that are no numbers have no part; the last row has no others
+    clean[0] = infinity;
+    clean[std::size_t(logits.stride)] = undefined;
+    std::fill_n(clean.begin() + 5 * logits.stride, logits.stride, -infinity);
+  }
   auto copy = clean, copy2 = clean;  // they are written over
   auto const view_of = [&](std::vector<float>& x) { return matrix_view<float>{x.data(), logits.rows, logits.stride, logits.columns()}; };
   operation::estimate_remainder(serial, a.view(), head, step, view_of(copy), chosen, {states.data(), sums.data()}, space.data());
@@ -490,7 +495,7 @@ void check_remainder(one_sequence<Scheme>& a, one_sequence<Scheme>& b, int head,
         for (std::size_t r = 0; r < 6; ++r) {
           REQUIRE(states2[r].m == states[r].m);
           REQUIRE(states2[r].l == Approx(states[r].l).epsilon(1e-5));
-          REQUIRE(states[r].l > 0);
+          REQUIRE((states[r].l > 0) == (r < 5 || space_type::is_needed));
         }
         if constexpr (space_type::is_needed)
           for (std::size_t i = 0; i < sums.size(); ++i) REQUIRE(sums2[i] == sums[i]);

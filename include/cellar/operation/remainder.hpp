@@ -127,7 +127,7 @@ CELLAR_HD void estimate_by_class(Team& t, sequence_view<S> const& from, int head
 /// that stands for them, where the remainder has more than one.
 ///
 /// Shapes   logits [rows, blocks]; chosen ascending; to [rows], its sums only for a remainder by class
-/// Requires workspace of class_workspace::bytes(), 16-byte aligned
+/// Requires workspace of class_workspace::bytes(), 16-byte aligned; logits as reduce_scores left them: outliers have none
 /// Effects  a body over a team; may write over the logits
 template <team Team, offloading_scheme S>
 CELLAR_HD void estimate_remainder(Team& t, sequence_view<S> const& from, int head, sequence_step const& step, matrix_view<float> logits,
@@ -141,9 +141,6 @@ CELLAR_HD void estimate_remainder(Team& t, sequence_view<S> const& from, int hea
       float* const row = logits.row(r);
       if constexpr (plain_past<typename S::attention>) {  // all but what was chosen, as vectors
         for (i64 i = t.rank(); i < chosen.count; i += t.size()) row[number(chosen[i])] = -infinity;
-        auto const outliers = from.outliers(head);
-        for (i64 i = t.rank(); i < outliers.count; i += t.size())
-          if (number(outliers[i]) < step.sealed) row[number(outliers[i])] = -infinity;
         t.sync();
         float const top = t.reduce(largest_of(t, row, step.sealed), maximum{});
         if (is_finite(top)) {
