@@ -123,7 +123,7 @@ document_evaluation evaluate(evaluation const& what, document const& d, engine::
     l.values.resize(l.keys.size());
     l.error = l.captured = l.captured_far = l.all_far = l.oracle = std::vector<double>(heads, 0.0);
     l.missed.resize(heads);
-    l.result.tokens.push_back(compare(first, first, answer[0]));
+    l.result.tokens.add(compare(first, first, answer[0]));
     l.likeliest_tokens.push_back(likeliest(first));
     l.written.push_back(likeliest(first));
     l.is_writing = what.writes && !tokenizer.is_end(l.written.back());
@@ -177,7 +177,7 @@ document_evaluation evaluate(evaluation const& what, document const& d, engine::
     model.threads().run(std::int64_t(lanes.size()), [&](std::int64_t i, int) {
       lane& l = lanes[std::size_t(i)];
       if (is_forced) {
-        l.result.tokens.push_back(compare(row(lanes[0].first_row), row(l.first_row), answer[std::size_t(step) + 1]));
+        l.result.tokens.add(compare(row(lanes[0].first_row), row(l.first_row), answer[std::size_t(step) + 1]));
         l.likeliest_tokens.push_back(likeliest(row(l.first_row)));
       }
       if (l.is_writing) {
@@ -191,6 +191,7 @@ document_evaluation evaluate(evaluation const& what, document const& d, engine::
   document_evaluation done{staged.tokens, answer_tokens, {}};
   for (lane& l : lanes) {
     l.scheme->account(l.result);
+    l.result.prompt_tokens = staged.tokens;
     l.result.fields = judge(d, answer, l.likeliest_tokens, tokenizer);
     if (what.writes && has_distinct_names(d.answer)) {  // else the score is not defined
       while (!l.written.empty() && tokenizer.is_end(l.written.back())) l.written.pop_back();

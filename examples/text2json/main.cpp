@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
@@ -14,6 +15,7 @@
 #include "engine/cuda.hpp"
 #include "text2json/evaluate.hpp"
 #include "text2json/report.hpp"
+#include "text2json/results.hpp"
 #include "text2json/schemes.hpp"
 
 namespace {
@@ -25,13 +27,13 @@ std::map<std::string, task> const tasks{
 std::map<std::string, subjects> const about{{"design", subjects::design}, {"all", subjects::all}, {"further", subjects::further}};
 
 struct options {
-  std::string model, dataset, records, generate_only, out = "out", task = "text2json", subjects = "design", tokens = "1000", device = "host";
+  std::string model, dataset, records, generate_only, out = "out", task = "text2json", subjects = "design", tokens = "1000", device = "host", against;
   int documents = 0;
   std::vector<std::string> schemes;
   double budget = 0.03125;
   int threads = int(std::max(1u, std::thread::hardware_concurrency()));
   std::uint64_t seed = 1;
-  bool is_forced_only = false;
+  bool is_forced_only = false, resumes = false;
 };
 
 /// "4000", or "2000-6000": lengths spread evenly over the documents.
@@ -134,6 +136,10 @@ void run(options const& o) {
   }
   engine::model const model(*file, o.threads, std::move(backend));
   progress_line progress;
+  std::string const settings = std::filesystem::path(o.model).filename().string() + ", " + (o.dataset.empty() ? o.task : o.dataset) + ", " + o.records + ", " +
+                               o.subjects + ", " + std::to_string(documents.size()) + " documents of " + o.tokens + " tokens, seed " + std::to_string(o.seed) +
+                               ", budget " + std::to_string(o.budget) + (o.is_forced_only ? ", forced only" : "") + ", " + o.device;
+  result_store store(std::filesystem::path(o.out) / "results.jsonl", settings, o.resumes);
   report r{.model = std::filesystem::path(o.model).filename().string(),
            .task = o.dataset.empty() ? o.task : std::filesystem::path(o.dataset).filename().string(),
            .device = device,
@@ -146,9 +152,15 @@ void run(options const& o) {
   std::vector<std::vector<document_result>> results(what.schemes.size());
   for (std::size_t i = 0; i < documents.size(); ++i) {
     std::string const title = "document " + std::to_string(i + 1) + " of " + std::to_string(documents.size());
-    document_evaluation done;
+    evaluation left = what;
+    std::erase_if(left.schemes, [&](std::string const& name) { return name != "dense" && store.find(int(i), name); });
     try {
-      done = evaluate(what, documents[i], model, *tokenizer, [&](char const* part, std::int64_t at, std::int64_t of) { progress(title, part, at, of); });
+      if (left.schemes.size() > 1 || !store.find(int(i), "dense")) {
+        auto const done =
+            evaluate(left, documents[i], model, *tokenizer, [&](char const* part, std::int64_t at, std::int64_t of) { progress(title, part, at, of); });
+        for (std::size_t s = 0; s < left.schemes.size(); ++s)
+          if (!store.find(int(i), left.schemes[s])) store.add(int(i), left.schemes[s], done.schemes[s], CELLAR_COMMIT);
+      }
     } catch (document_too_long const& e) {
       progress.clear();
       ++r.left_out;
@@ -157,21 +169,30 @@ void run(options const& o) {
     }
     progress.clear();
     ++r.documents;
-    r.prompt_tokens += done.prompt_tokens;
-    r.answer_tokens += done.answer_tokens;
-    for (auto const& f : done.schemes[0].fields) r.lookups += !f.is_name;
+    document_result const& dense = *store.find(int(i), "dense");
+    r.prompt_tokens += dense.prompt_tokens;
+    r.answer_tokens += dense.tokens.count;
+    for (auto const& f : dense.fields) r.lookups += !f.is_name;
     r.schemes.clear();
     for (std::size_t s = 0; s < results.size(); ++s) {
-      results[s].push_back(done.schemes[s]);
+      results[s].push_back(*store.find(int(i), what.schemes[s]));
       r.schemes.push_back(summarize(what.schemes[s], results[s], results[0], o.seed));
     }
     write_json(r, std::filesystem::path(o.out) / "report.json");  // after every document: a long run that is cut off leaves what it has
-    std::cerr << title << ": " << done.prompt_tokens << " prompt tokens, " << done.answer_tokens << " answer tokens, dense has "
+    std::cerr << title << ": " << dense.prompt_tokens << " prompt tokens, " << dense.tokens.count << " answer tokens, dense has "
               << r.schemes[0].lookup_accuracy.mean << " of the lookups so far\n";
   }
   if (r.documents == 0) throw std::invalid_argument("No document fits the model's context.");
   std::cout << '\n' << table_of(r) << '\n';
   if (auto const missed = missed_table_of(r); !missed.empty()) std::cout << missed << '\n';
+  if (!o.against.empty()) {
+    auto const at = std::find(what.schemes.begin(), what.schemes.end(), o.against);
+    std::vector<scheme_difference> differences;
+    for (std::size_t s = 0; s < results.size(); ++s)
+      if (what.schemes[s] != o.against)
+        differences.push_back(difference(what.schemes[s], results[s], results[std::size_t(at - what.schemes.begin())], results[0], o.seed));
+    std::cout << difference_table_of(o.against, differences) << '\n';
+  }
   auto const folder = std::filesystem::absolute(o.out);
   if (r.left_out > 0) std::cout << r.left_out << " documents were left out: they do not fit the model's context.\n";
   std::cout << r.documents << " documents, " << r.lookups << " lookups, " << r.answer_tokens << " answer tokens. Report: " << (folder / "report.json").string()
@@ -207,12 +228,16 @@ int main(int count, char** arguments) {
       ->capture_default_str();
   app.add_option("--threads", o.threads)->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--seed", o.seed)->capture_default_str();
-  app.add_option("--out", o.out, "folder of report.json and plot.svg")->capture_default_str();
+  app.add_option("--out", o.out, "folder of report.json, results.jsonl and plot.svg")->capture_default_str();
+  app.add_flag("--resume", o.resumes, "go on with the results of --out: what was decoded there is not decoded again, schemes may be added");
+  app.add_option("--against", o.against, "show each scheme less this one, document by document, with intervals")->check(CLI::IsMember(scheme_names()));
   app.add_option("--generate-only", o.generate_only, "write the documents to this JSONL file and stop");
   app.add_flag("--forced-only", o.is_forced_only, "feed the gold answers only: no score of own answers, half the time");
   CLI11_PARSE(app, count, arguments);
   try {
     if (!(o.budget > 0 && o.budget <= 1)) throw std::invalid_argument("--budget is a share of the prompt in (0, 1]; it is " + std::to_string(o.budget) + ".");
+    if (!o.against.empty() && o.against != "dense" && !o.schemes.empty() && std::ranges::count(o.schemes, o.against) == 0)
+      throw std::invalid_argument("--against " + o.against + " is not among --schemes.");
     run(o);
     return 0;
   } catch (std::exception const& e) {

@@ -11,29 +11,79 @@
 
 namespace text2json {
 
-estimate bootstrap_ratio(std::vector<double> const& numerators, std::vector<double> const& denominators, std::uint64_t seed, int resamples) {
-  auto const n = numerators.size();
-  auto const ratio = [&](auto const& document) {
-    double top = 0, bottom = 0;
-    for (std::size_t i = 0; i < n; ++i) {
-      top += numerators[document(i)];
-      bottom += denominators[document(i)];
-    }
-    return bottom > 0 ? top / bottom : std::numeric_limits<double>::quiet_NaN();
-  };
-  double const mean = ratio([](std::size_t i) { return i; });
+namespace {
+
+/// The mean and interval of figure(document(i) for each i): of all documents, and of draws of as many.
+template <class Figure>
+estimate bootstrap(std::size_t n, std::uint64_t seed, int resamples, Figure const& figure) {
+  double const mean = figure([](std::size_t i) { return i; });
   std::mt19937_64 engine(seed);
   std::vector<double> draws;
   std::vector<std::size_t> drawn(n);
   for (int r = 0; r < resamples; ++r) {
     for (auto& d : drawn) d = std::size_t(engine() % n);
-    double const x = ratio([&](std::size_t i) { return drawn[i]; });
+    double const x = figure([&](std::size_t i) { return drawn[i]; });
     if (!std::isnan(x)) draws.push_back(x);
   }
   if (std::isnan(mean) || draws.empty()) return {mean, mean, mean};
   std::sort(draws.begin(), draws.end());
   auto const quantile = [&](double q) { return draws[std::size_t(std::lround(q * double(draws.size() - 1)))]; };
   return {mean, quantile(0.025), quantile(0.975)};
+}
+
+template <class Document>
+double ratio(std::vector<double> const& numerators, std::vector<double> const& denominators, Document const& document) {
+  double top = 0, bottom = 0;
+  for (std::size_t i = 0; i < numerators.size(); ++i) {
+    top += numerators[document(i)];
+    bottom += denominators[document(i)];
+  }
+  return bottom > 0 ? top / bottom : std::numeric_limits<double>::quiet_NaN();
+}
+
+}  // namespace
+
+estimate bootstrap_ratio(std::vector<double> const& numerators, std::vector<double> const& denominators, std::uint64_t seed, int resamples) {
+  return bootstrap(numerators.size(), seed, resamples, [&](auto const& document) { return ratio(numerators, denominators, document); });
+}
+
+estimate bootstrap_difference(std::vector<double> const& numerators, std::vector<double> const& denominators, std::vector<double> const& other_numerators,
+                              std::vector<double> const& other_denominators, std::uint64_t seed, int resamples) {
+  return bootstrap(numerators.size(), seed, resamples,
+                   [&](auto const& document) { return ratio(numerators, denominators, document) - ratio(other_numerators, other_denominators, document); });
+}
+
+scheme_difference difference(std::string name, std::vector<document_result> const& scheme, std::vector<document_result> const& other,
+                             std::vector<document_result> const& dense, std::uint64_t seed) {
+  if (scheme.empty() || scheme.size() != dense.size() || other.size() != dense.size())
+    throw std::invalid_argument("difference: one result of each scheme is needed for each of dense");
+  auto const of = [&](auto const& measure) {  // measure(result, dense's) is a sum and a count
+    std::vector<double> sums[2], counts[2];
+    for (std::size_t i = 0; i < dense.size(); ++i)
+      for (int side = 0; side < 2; ++side) {
+        std::pair<double, double> const one = measure(side == 0 ? scheme[i] : other[i], dense[i]);
+        sums[side].push_back(one.first);
+        counts[side].push_back(one.second);
+      }
+    return bootstrap_difference(sums[0], counts[0], sums[1], counts[1], seed);
+  };
+  auto const lookups = [&](bool counts_all) {
+    return of([counts_all](document_result const& r, document_result const& d) {
+      std::pair<double, double> p{};
+      for (std::size_t f = 0; f < r.fields.size(); ++f)
+        if (!r.fields[f].is_name && (counts_all || d.fields[f].is_right)) {
+          p.first += r.fields[f].is_right;
+          p.second += 1;
+        }
+      return p;
+    });
+  };
+  scheme_difference to{std::move(name), {}, lookups(false), lookups(true), {}};
+  to.kl = of([](document_result const& r, document_result const&) { return std::pair(r.tokens.kl, double(r.tokens.count)); });
+  to.output_error = of([](document_result const& r, document_result const&) {
+    return std::pair<double, double>(std::accumulate(r.output_error.begin(), r.output_error.end(), 0.0) / double(r.output_error.size()), 1);
+  });
+  return to;
 }
 
 double rank_correlation(std::vector<missed_share> const& pairs) {
@@ -79,12 +129,8 @@ scheme_summary summarize(std::string name, std::vector<document_result> const& s
       return p;
     });
   };
-  auto const over_tokens = [&](auto const& value) {
-    return over_documents([&](document_result const& s, document_result const&) {
-      std::pair<double, double> p{0, double(s.tokens.size())};
-      for (token_result const& t : s.tokens) p.first += value(t);
-      return p;
-    });
+  auto const over_tokens = [&](auto const& sum) {
+    return over_documents([&](document_result const& s, document_result const&) { return std::pair(double(sum(s.tokens)), double(s.tokens.count)); });
   };
   auto const each = [&](auto const& value) {
     return over_documents([&](document_result const& s, document_result const&) { return std::pair<double, double>(value(s), 1); });
@@ -96,9 +142,9 @@ scheme_summary summarize(std::string name, std::vector<document_result> const& s
   to.lookup_accuracy = over_fields([](auto const& f, auto const&) { return !f.is_name; }, right);
   to.retained = over_fields([](auto const& f, auto const& d) { return !f.is_name && d.is_right; }, right);
   to.field_accuracy = over_fields([](auto const&, auto const&) { return true; }, right);
-  to.agreement = over_tokens([](token_result const& t) { return double(t.agrees); });
-  to.kl = over_tokens([](token_result const& t) { return t.kl; });
-  to.nll = over_tokens([](token_result const& t) { return t.nll; });
+  to.agreement = over_tokens([](token_sums const& t) { return t.agreements; });
+  to.kl = over_tokens([](token_sums const& t) { return t.kl; });
+  to.nll = over_tokens([](token_sums const& t) { return t.nll; });
   to.score = over_documents([](document_result const& s, document_result const&) { return std::pair(100 * s.score.value_or(0), s.score ? 1.0 : 0.0); });
   to.output_error = each([](document_result const& s) {
     double sum = 0;

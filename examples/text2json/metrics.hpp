@@ -16,6 +16,19 @@ struct token_result {
   double nll;   ///< Of the gold token, nats.
 };
 
+/// Sums over the tokens of an answer.
+struct token_sums {
+  std::int64_t count = 0, agreements = 0;
+  double kl = 0, nll = 0;
+
+  void add(token_result const& t) {
+    ++count;
+    agreements += t.agrees;
+    kl += t.kl;
+    nll += t.nll;
+  }
+};
+
 /// A gold value is right if each of its tokens was the likeliest.
 struct field_result {
   bool is_name, is_right;
@@ -28,7 +41,7 @@ struct missed_share {
 
 /// One scheme on one document.
 struct document_result {
-  std::vector<token_result> tokens;
+  token_sums tokens;
   std::vector<field_result> fields;
   std::optional<double> score;                      ///< Of the text that it wrote by itself; none where that was not asked for.
   std::vector<double> output_error;                 ///< By layer: relative L2 error of attention's output, mean over measured steps.
@@ -37,8 +50,9 @@ struct document_result {
   double oracle_mass = 0;                           ///< As captured_mass, for the best choice of as many tokens by exact scores.
   struct {
     double summary = 0, always_near = 0, generated = 0, pool = 0, far = 0;
-  } bytes;                  ///< Of one layer at the end.
-  std::int64_t length = 0;  ///< Tokens then.
+  } bytes;  ///< Of one layer at the end.
+  std::int64_t prompt_tokens = 0;
+  std::int64_t length = 0;  ///< Tokens at the end.
   std::int64_t steps = 0;   ///< Tokens decoded, all sequences of the scheme.
   double seconds = 0;       ///< In the scheme's append and attend, all layers and steps.
   cellar::statistics work;
@@ -74,10 +88,22 @@ struct scheme_summary {
 /// documents, so estimates of several schemes are paired.
 estimate bootstrap_ratio(std::vector<double> const& numerators, std::vector<double> const& denominators, std::uint64_t seed, int resamples = 2000);
 
+/// The difference of two such ratios, over the same draws.
+estimate bootstrap_difference(std::vector<double> const& numerators, std::vector<double> const& denominators, std::vector<double> const& other_numerators,
+                              std::vector<double> const& other_denominators, std::uint64_t seed, int resamples = 2000);
+
+/// A scheme less another one, document by document.
+struct scheme_difference {
+  std::string name;
+  estimate kl, retained, lookup_accuracy, output_error;
+};
+
 /// Spearman's rank correlation, equal values of a mean rank; NaN where one side is constant.
 double rank_correlation(std::vector<missed_share> const& pairs);
 
 /// Requires  as many documents of the scheme as of dense, in the same order, at least one
 scheme_summary summarize(std::string name, std::vector<document_result> const& scheme, std::vector<document_result> const& dense, std::uint64_t seed);
+scheme_difference difference(std::string name, std::vector<document_result> const& scheme, std::vector<document_result> const& other,
+                             std::vector<document_result> const& dense, std::uint64_t seed);
 
 }  // namespace text2json

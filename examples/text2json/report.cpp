@@ -57,6 +57,18 @@ std::string missed_table_of(report const& r) {
   return rows.size() > 1 ? text_of(rows) : "";
 }
 
+std::string difference_table_of(std::string const& other, std::vector<scheme_difference> const& differences) {
+  std::vector<std::vector<std::string>> rows{{"less " + other, "KL", "95 %", "retained", "95 %", "lookups", "95 %", "output error", "95 %"}};
+  for (scheme_difference const& d : differences) {
+    rows.push_back({d.name});
+    for (auto const& [e, decimals] : {std::pair(&d.kl, 4), std::pair(&d.retained, 3), std::pair(&d.lookup_accuracy, 3), std::pair(&d.output_error, 4)}) {
+      rows.back().push_back(number(e->mean, decimals));
+      rows.back().push_back(number(e->low, decimals) + " to " + number(e->high, decimals));
+    }
+  }
+  return text_of(rows);
+}
+
 std::string table_of(report const& r) {
   std::vector<std::vector<std::string>> rows{{"scheme", "lookups", "95 %", "retained", "95 %", "agreement", "KL", "NLL", "score", "output error", "mass",
                                               "far mass", "oracle", "summary B", "always near B", "generated B", "far B", "moved kB/step", "ms/step"}};

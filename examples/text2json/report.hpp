@@ -23,6 +23,9 @@ std::string table_of(report const& r);
 /// The same of what schemes say that they missed; nothing where none does.
 std::string missed_table_of(report const& r);
 
+/// Schemes less another one.
+std::string difference_table_of(std::string const& other, std::vector<scheme_difference> const& differences);
+
 /// Writes report.json. Figures that are not defined are null. Errors  std::runtime_error
 void write_json(report const& r, std::filesystem::path const& path);
 

@@ -14,10 +14,10 @@ using namespace text2json;
 
 namespace {
 
-document_result result(std::vector<field_result> fields, std::vector<token_result> tokens) {
+document_result result(std::vector<field_result> fields, std::vector<token_result> const& tokens) {
   document_result d;
   d.fields = std::move(fields);
-  d.tokens = std::move(tokens);
+  for (auto const& t : tokens) d.tokens.add(t);
   d.output_error = {0.25, 0.75};
   d.captured_mass = 0.5;
   d.length = 100;
@@ -56,6 +56,33 @@ TEST_CASE("figures are sums over all documents, retained counts what dense has r
   CHECK(std::isnan(summarize("dense", dense, dense, 1).score.mean));
   CHECK_THROWS_AS(summarize("none", {}, {}, 1), std::invalid_argument);
   CHECK_THROWS_AS(summarize("other", {scheme[0]}, dense, 1), std::invalid_argument);
+}
+
+TEST_CASE("differences of two schemes are over the same documents: what both have in common has no spread") {
+  std::vector<document_result> dense, one, other;
+  for (int i = 0; i < 8; ++i) {
+    double const hard = 0.1 * (i % 5);
+    dense.push_back(result({{false, true}, {false, true}}, {{true, 0, 1}}));
+    one.push_back(result({{false, i % 2 == 0}, {false, true}}, {{true, hard, 1}}));
+    other.push_back(result({{false, i % 2 == 0}, {false, false}}, {{true, hard + 0.25, 1}}));
+    other.back().output_error = {0.5, 0.75};
+  }
+  auto const d = difference("one", one, other, dense, 1);
+  CHECK(d.name == "one");
+  CHECK(d.kl.mean == Approx(-0.25));
+  CHECK(d.kl.low == Approx(-0.25));  // though that of each scheme alone has an interval
+  CHECK(d.kl.high == Approx(-0.25));
+  CHECK(summarize("one", one, dense, 1).kl.high > summarize("one", one, dense, 1).kl.low + 0.05);
+  CHECK(d.retained.mean == Approx(0.5));
+  CHECK(d.retained.low == Approx(0.5));
+  CHECK(d.lookup_accuracy.mean == Approx(0.5));
+  CHECK(d.output_error.mean == Approx(-0.125));
+  CHECK_THROWS_AS(difference("one", {one[0]}, other, dense, 1), std::invalid_argument);
+  auto const spread = bootstrap_difference({1, 0, 1, 0}, {1, 1, 1, 1}, {0, 0, 0, 0}, {1, 1, 1, 1}, 1);
+  CHECK(spread.mean == 0.5);
+  CHECK(spread.low < 0.3);
+  CHECK(spread.high > 0.7);
+  CHECK_THAT(difference_table_of("other", {d}), contains("less other") && contains("| one "));
 }
 
 TEST_CASE("rank correlation is Spearman's, and what schemes say that they missed is summed up by tenths") {

@@ -66,6 +66,8 @@ TEST_CASE("options out of range are refused, and say what is wanted") {
   refused("--records /nonexistent.jsonl", "--records");
   refused("--records /proc/cpuinfo --task needle --generate-only /dev/null", "--task table");
   refused("--subjects none", "--subjects");
+  refused("--against nonsense", "--against");
+  refused("--model /dev/null --schemes quest --against yakv", "--against yakv is not among --schemes");
   refused("--nonsense", "--nonsense");
   refused("", "--model is needed");
 }
@@ -82,7 +84,7 @@ TEST_CASE("--help and --generate-only need no model") {
   auto const help = run("--help");
   CHECK(help.code == 0);
   for (char const* const option : {"--model", "--task", "--dataset", "--documents", "--tokens", "--schemes", "--budget", "--threads", "--seed", "--out",
-                                   "--generate-only", "--forced-only", "--subjects"})
+                                   "--generate-only", "--forced-only", "--subjects", "--records", "--resume", "--against"})
     CHECK_THAT(help.output, contains(option));
   scratch_folder const folder;
   auto const made = run("--generate-only " + folder / "x.jsonl" + " --documents 3 --tokens 500-700");
