@@ -203,12 +203,14 @@ document_evaluation evaluate(evaluation const& what, document const& d, engine::
       for (int h = 0; h < c.kv_heads; ++h) sum += l.error[std::size_t(layer * c.kv_heads + h)];
       l.result.output_error.push_back(sum / (double(measured) * c.kv_heads));
     }
+    std::vector<missed_share> missed;
     for (std::size_t i = 0; i < heads; ++i) {
       l.result.captured_mass += l.captured[i] / per_head;
       l.result.oracle_mass += l.oracle[i] / per_head;
-      l.result.missed.insert(l.result.missed.end(), l.missed[i].begin(), l.missed[i].end());
+      missed.insert(missed.end(), l.missed[i].begin(), l.missed[i].end());
       l.result.captured_far_mass += l.all_far[i] > 0 ? l.captured_far[i] / l.all_far[i] / double(heads) : 1 / double(heads);
     }
+    l.result.missed = missed_sums::of(missed);
     done.schemes.push_back(std::move(l.result));
   }
   return done;

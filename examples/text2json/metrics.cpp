@@ -109,6 +109,29 @@ double rank_correlation(std::vector<missed_share> const& pairs) {
   return of_said > 0 && of_real > 0 ? both / std::sqrt(of_said * of_real) : std::numeric_limits<double>::quiet_NaN();
 }
 
+missed_sums::sums missed_sums::all() const {
+  sums to;
+  for (sums const& one : by_class) {
+    to.count += one.count;
+    to.said += one.said;
+    to.real += one.real;
+  }
+  return to;
+}
+
+missed_sums missed_sums::of(std::vector<missed_share> const& pairs) {
+  missed_sums to;
+  for (missed_share const& m : pairs) {
+    int c = 0;
+    while (c + 1 < classes && m.said > most_said[c]) ++c;
+    ++to.by_class[c].count;
+    to.by_class[c].said += m.said;
+    to.by_class[c].real += m.real;
+  }
+  to.rank_correlation = text2json::rank_correlation(pairs);
+  return to;
+}
+
 scheme_summary summarize(std::string name, std::vector<document_result> const& scheme, std::vector<document_result> const& dense, std::uint64_t seed) {
   if (scheme.empty() || scheme.size() != dense.size()) throw std::invalid_argument("summarize: one result of the scheme is needed for each of dense");
   auto const n = scheme.size();
@@ -155,31 +178,24 @@ scheme_summary summarize(std::string name, std::vector<document_result> const& s
   to.captured_far_mass = each([](document_result const& s) { return s.captured_far_mass; });
   to.oracle_mass = each([](document_result const& s) { return s.oracle_mass; });
 
-  auto const over_missed = [&](double missed_share::*side) {
+  auto const over_missed = [&](double missed_sums::sums::*side) {
     return over_documents([&](document_result const& s, document_result const&) {
-      std::pair<double, double> p{0, double(s.missed.size())};
-      for (missed_share const& m : s.missed) p.first += m.*side;
-      return p;
+      auto const all = s.missed.all();
+      return std::pair(all.*side, double(all.count));
     });
   };
-  to.missed_said = over_missed(&missed_share::said);
-  to.missed_real = over_missed(&missed_share::real);
+  to.missed_said = over_missed(&missed_sums::sums::said);
+  to.missed_real = over_missed(&missed_sums::sums::real);
   to.missed_rank_correlation = over_documents([](document_result const& s, document_result const&) {
-    double const r = rank_correlation(s.missed);
+    double const r = s.missed.rank_correlation;
     return std::isnan(r) ? std::pair(0.0, 0.0) : std::pair(r, 1.0);
   });
-  std::vector<missed_share> missed;
-  for (document_result const& d : scheme) missed.insert(missed.end(), d.missed.begin(), d.missed.end());
-  std::sort(missed.begin(), missed.end(), [](missed_share const& a, missed_share const& b) { return a.said < b.said; });
-  for (std::size_t bin = 0; bin < 10 && missed.size() >= 10; ++bin) {
-    std::size_t const first = missed.size() * bin / 10, last = missed.size() * (bin + 1) / 10;
-    missed_bin one{missed[last - 1].said, 0, 0, std::int64_t(last - first)};
-    for (std::size_t i = first; i < last; ++i) {
-      one.said += missed[i].said / double(one.count);
-      one.real += missed[i].real / double(one.count);
+  for (document_result const& d : scheme)
+    for (int c = 0; c < missed_sums::classes; ++c) {
+      to.missed.by_class[c].count += d.missed.by_class[c].count;
+      to.missed.by_class[c].said += d.missed.by_class[c].said;
+      to.missed.by_class[c].real += d.missed.by_class[c].real;
     }
-    to.missed_bins.push_back(one);
-  }
 
   to.output_error_by_layer.assign(scheme[0].output_error.size(), 0.0);
   double tokens = 0, steps = 0, hits = 0, misses = 0;

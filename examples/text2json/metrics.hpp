@@ -39,6 +39,21 @@ struct missed_share {
   double said, real;
 };
 
+/// What was said beside the truth, summed by classes of what was said.
+struct missed_sums {
+  static constexpr int classes = 10;
+  static constexpr double most_said[classes] = {.001, .002, .005, .01, .02, .05, .1, .2, .5, 1};  ///< Of each class.
+
+  struct sums {
+    std::int64_t count = 0;
+    double said = 0, real = 0;
+  } by_class[classes];
+  double rank_correlation = std::numeric_limits<double>::quiet_NaN();  ///< Spearman's, over all.
+
+  sums all() const;
+  static missed_sums of(std::vector<missed_share> const& pairs);
+};
+
 /// One scheme on one document.
 struct document_result {
   token_sums tokens;
@@ -46,7 +61,7 @@ struct document_result {
   std::optional<double> score;                      ///< Of the text that it wrote by itself; none where that was not asked for.
   std::vector<double> output_error;                 ///< By layer: relative L2 error of attention's output, mean over measured steps.
   double captured_mass = 0, captured_far_mass = 0;  ///< Share of dense attention on the attended tokens: of all tokens, of those before the window.
-  std::vector<missed_share> missed;                 ///< Of measured steps, all layers and query heads; nothing where the scheme does not say.
+  missed_sums missed;                               ///< Of measured steps, all layers and query heads; nothing where the scheme does not say.
   double oracle_mass = 0;                           ///< As captured_mass, for the best choice of as many tokens by exact scores.
   struct {
     double summary = 0, always_near = 0, generated = 0, pool = 0, far = 0;
@@ -63,18 +78,12 @@ struct estimate {
   double mean = 0, low = 0, high = 0;
 };
 
-/// What a scheme said that it missed, beside the truth: of pairs whose said share is next to one another.
-struct missed_bin {
-  double most_said = 0, said = 0, real = 0;  ///< The largest said share; means.
-  std::int64_t count = 0;
-};
-
 struct scheme_summary {
   std::string name;
   estimate lookup_accuracy, retained, field_accuracy, agreement, kl, nll, score, output_error, captured_mass, captured_far_mass, oracle_mass;
   estimate missed_said, missed_real,
-      missed_rank_correlation;          ///< The last by document: Spearman's, of query heads and steps; NaN where the scheme does not say.
-  std::vector<missed_bin> missed_bins;  ///< Tenths, ascending.
+      missed_rank_correlation;  ///< The last by document: Spearman's, of query heads and steps; NaN where the scheme does not say.
+  missed_sums missed;           ///< Of all documents; its rank correlation is not formed.
   std::vector<double> output_error_by_layer;
   double summary_bytes = 0, always_near_bytes = 0, generated_bytes = 0, pool_bytes = 0, far_bytes = 0;  ///< A token and layer.
   double moved_bytes = 0, seconds = 0;                                                                  ///< A step: all layers, one sequence.

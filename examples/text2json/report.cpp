@@ -45,14 +45,15 @@ std::string text_of(std::vector<std::vector<std::string>> const& rows) {
 }  // namespace
 
 std::string missed_table_of(report const& r) {
-  std::vector<std::vector<std::string>> rows{{"scheme", "missed", "says", "rank correlation", "95 %", "in tenths of what it says: says > missed"}};
+  std::vector<std::vector<std::string>> rows{{"scheme", "missed", "says", "rank correlation", "95 %"}};
+  for (int c = 0; c < missed_sums::classes; ++c)
+    rows[0].push_back((c == 0 ? "says to " : "to ") + number(missed_sums::most_said[c], c < 3 ? 3 : c < 6 ? 2 : 1));
   for (scheme_summary const& s : r.schemes) {
-    if (s.missed_bins.empty()) continue;
-    std::string tenths;
-    for (missed_bin const& b : s.missed_bins) tenths += (tenths.empty() ? "" : ", ") + number(b.said, 3) + " > " + number(b.real, 3);
+    if (s.missed.all().count == 0) continue;
     estimate const& e = s.missed_rank_correlation;
-    rows.push_back(
-        {s.name, number(s.missed_real.mean, 4), number(s.missed_said.mean, 4), number(e.mean, 3), number(e.low, 3) + " to " + number(e.high, 3), tenths});
+    rows.push_back({s.name, number(s.missed_real.mean, 4), number(s.missed_said.mean, 4), number(e.mean, 3), number(e.low, 3) + " to " + number(e.high, 3)});
+    for (auto const& [count, said, real] : s.missed.by_class)  // what was missed, and in how many cases of a hundred
+      rows.back().push_back(count == 0 ? "-" : number(real / double(count), 3) + " (" + number(100 * double(count) / double(s.missed.all().count), 0) + ")");
   }
   return rows.size() > 1 ? text_of(rows) : "";
 }
@@ -112,13 +113,16 @@ void write_json(report const& r, std::filesystem::path const& path) {
     add("nll", s.nll);
     add("score", s.score);
     add("output_error", s.output_error);
-    if (!s.missed_bins.empty()) {
+    if (s.missed.all().count > 0) {
       add("missed_said", s.missed_said);
       add("missed_real", s.missed_real);
       add("missed_rank_correlation", s.missed_rank_correlation);
-      one["missed_tenths"] = ordered_json::array();
-      for (missed_bin const& b : s.missed_bins)
-        one["missed_tenths"].push_back({{"most_said", b.most_said}, {"said", b.said}, {"real", b.real}, {"count", b.count}});
+      one["missed_classes"] = ordered_json::array();
+      for (int c = 0; c < missed_sums::classes; ++c) {
+        auto const& [count, said, real] = s.missed.by_class[c];
+        one["missed_classes"].push_back(
+            {{"most_said", missed_sums::most_said[c]}, {"count", count}, {"said", figure(said / double(count))}, {"real", figure(real / double(count))}});
+      }
     }
     one["output_error_by_layer"] = s.output_error_by_layer;
     add("captured_mass", s.captured_mass);

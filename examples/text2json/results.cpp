@@ -54,10 +54,9 @@ json to_json(document_result const& r) {
   for (field_result const& f : r.fields) to["fields"].push_back(2 * f.is_name + f.is_right);
   if (r.score) to["score"] = *r.score;
   to["output_error"] = r.output_error;
-  auto const shortened = [](double x) { return std::round(x * 1e6) / 1e6; };  // there are many
-  for (missed_share const& m : r.missed) {
-    to["missed_said"].push_back(shortened(m.said));
-    to["missed_real"].push_back(shortened(m.real));
+  if (r.missed.all().count > 0) {
+    to["missed_rank_correlation"] = r.missed.rank_correlation;
+    for (auto const& [count, said, real] : r.missed.by_class) to["missed"].push_back({count, said, real});
   }
   return to;
 }
@@ -76,7 +75,13 @@ document_result from_json(json const& from) {
   for (auto const& f : list("fields")) r.fields.push_back({f.get<int>() / 2 == 1, f.get<int>() % 2 == 1});
   if (from.contains("score")) r.score = from.at("score").get<double>();
   for (auto const& x : list("output_error")) r.output_error.push_back(number_of(x));
-  for (std::size_t i = 0; i < list("missed_said").size(); ++i) r.missed.push_back({number_of(list("missed_said")[i]), number_of(list("missed_real").at(i))});
+  if (from.contains("missed")) {
+    r.missed.rank_correlation = number_of(from.at("missed_rank_correlation"));
+    for (std::size_t c = 0; c < missed_sums::classes; ++c) {
+      auto const& one = from.at("missed").at(c);
+      r.missed.by_class[c] = {one.at(0).get<std::int64_t>(), one.at(1).get<double>(), one.at(2).get<double>()};
+    }
+  }
   return r;
 }
 

@@ -85,7 +85,7 @@ TEST_CASE("differences of two schemes are over the same documents: what both hav
   CHECK_THAT(difference_table_of("other", {d}), contains("less other") && contains("| one "));
 }
 
-TEST_CASE("rank correlation is Spearman's, and what schemes say that they missed is summed up by tenths") {
+TEST_CASE("rank correlation is Spearman's, and what schemes say that they missed is summed up by classes of it") {
   CHECK(rank_correlation({{1, 10}, {2, 20}, {3, 21}}) == Approx(1));
   CHECK(rank_correlation({{1, 3}, {2, 2}, {3, 1}}) == Approx(-1));
   CHECK(rank_correlation({{1, 1}, {2, 3}, {3, 2}, {4, 4}}) == Approx(0.8));      // 1 - 6 * 2 / (4 * 15)
@@ -94,20 +94,22 @@ TEST_CASE("rank correlation is Spearman's, and what schemes say that they missed
   CHECK(std::isnan(rank_correlation({})));
 
   std::vector<document_result> some{result({{false, true}}, {{true, 0, 1}}), result({{false, true}}, {{true, 0, 1}})}, none = some;
-  for (int i = 0; i < 30; ++i) some[std::size_t(i % 2)].missed.push_back({0.01 * ((i * 7) % 30), 0.02 * ((i * 7) % 30)});
+  some[0].missed = missed_sums::of({{0, 0.25}, {0.001, 0.5}, {0.0011, 0.75}, {1, 1}});
+  some[1].missed = missed_sums::of({{0.3, 0.5}, {0.4, 0.25}, {1.5, 1}});
+  auto const& classes = some[0].missed.by_class;
+  CHECK((classes[0].count == 2 && classes[1].count == 1 && classes[9].count == 1));
+  CHECK(classes[0].said == Approx(0.001));
+  CHECK(classes[0].real == Approx(0.75));
+  CHECK(some[0].missed.rank_correlation == Approx(1));
+  CHECK(some[0].missed.all().count == 4);
   auto const s = summarize("some", some, some, 1);
-  CHECK(s.missed_said.mean == Approx(0.145));
-  CHECK(s.missed_real.mean == Approx(0.29));
-  CHECK(s.missed_rank_correlation.mean == Approx(1));
-  REQUIRE(s.missed_bins.size() == 10);
-  for (std::size_t i = 0; i < 10; ++i) {
-    CHECK(s.missed_bins[i].count == 3);
-    CHECK(s.missed_bins[i].said == Approx(0.01 * (3 * double(i) + 1)));
-    CHECK(s.missed_bins[i].real == Approx(0.02 * (3 * double(i) + 1)));
-    CHECK(s.missed_bins[i].most_said == Approx(0.01 * (3 * double(i) + 2)));
-  }
+  CHECK(s.missed_said.mean == Approx((1.0021 + 2.2) / 7));
+  CHECK(s.missed_real.mean == Approx((2.5 + 1.75) / 7));
+  CHECK(s.missed_rank_correlation.mean == Approx((1 + 0.5) / 2));
+  CHECK((s.missed.by_class[8].count == 2 && s.missed.by_class[9].count == 2));
+  CHECK(s.missed.by_class[9].real == Approx(2));
   auto const without = summarize("none", none, none, 1);
-  CHECK(without.missed_bins.empty());
+  CHECK(without.missed.all().count == 0);
   CHECK(std::isnan(without.missed_said.mean));
   CHECK(std::isnan(without.missed_rank_correlation.mean));
   report r;
@@ -154,7 +156,7 @@ TEST_CASE("ratios without anything to count are not defined, and one document ha
 TEST_CASE("the report has every figure, as a number or null") {
   std::vector<document_result> const dense{result({{true, true}, {false, true}}, {{true, 0, 1}})};
   auto watched = dense;
-  for (int i = 0; i < 20; ++i) watched[0].missed.push_back({0.01 * i, 0.02 * i});
+  watched[0].missed = missed_sums::of({{0.01, 0.02}, {0.02, 0.03}, {0.9, 0.8}});
   report r{.model = "m.gguf",
            .task = "text2json",
            .device = "a processor",
@@ -193,8 +195,9 @@ TEST_CASE("the report has every figure, as a number or null") {
   auto const& w = j["schemes"][1];
   CHECK(w["missed_said"].is_number());
   CHECK(w["missed_rank_correlation"].is_number());
-  CHECK(w["missed_tenths"].size() == 10);
-  CHECK(w["missed_tenths"][9]["real"].is_number());
+  REQUIRE(w["missed_classes"].size() == 10);
+  CHECK(w["missed_classes"][9]["real"].is_number());
+  CHECK(w["missed_classes"][0]["real"].is_null());
   auto const table = table_of(r);
   CHECK_THAT(table, contains("| dense ") && contains("lookups"));
   CHECK_THROWS_WITH(write_json(r, "/nonexistent/folder/report.json"), contains("cannot be written"));
