@@ -95,19 +95,23 @@ result_store::result_store(std::filesystem::path path, std::string const& settin
     for (int number = 1; std::getline(in, line); ++number) {
       auto const row = json::parse(line, nullptr, false);
       if (row.is_discarded() && in.peek() == std::ifstream::traits_type::eof()) break;
-      std::string const where = "The results " + path_.string() + ", line " + std::to_string(number);
+      std::string where = "The results ";
+      where.append(path_.string()).append(", line ").append(std::to_string(number));
       try {
         if (number == 1) {
-          if (auto const other = row.at("settings").get<std::string>(); other != settings)
-            throw std::runtime_error("The results " + path_.string() + " are of another run: of " + other + ", and not of " + settings +
-                                     ". Give another --out, or leave --resume away to begin anew.");
+          auto const other = row.at("settings").get<std::string>();
+          if (other != settings) {
+            std::string message = "The results ";
+            message.append(path_.string()).append(" are of another run: of ").append(other).append(", and not of ").append(settings);
+            throw std::runtime_error(message.append(". Give another --out, or leave --resume away to begin anew."));
+          }
         } else {
           results_[{row.at("document").get<int>(), row.at("scheme").get<std::string>()}] = from_json(row.at("result"));
         }
       } catch (json::exception const& e) {
         throw std::runtime_error(where + ": this is no result that text2json wrote: " + e.what());
       }
-      kept += line + "\n";
+      kept.append(line).append("\n");
     }
   }
   if (kept.empty()) kept = json{{"settings", settings}}.dump() + "\n";

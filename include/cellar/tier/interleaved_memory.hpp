@@ -24,7 +24,7 @@ class interleaved_memory {
 
   interleaved_memory(int layers, i64 bytes_per_layer) : memory_(layers, bytes_per_layer) { ask(true); }
   interleaved_memory(interleaved_memory&&) = default;
-  interleaved_memory& operator=(interleaved_memory&& other) {
+  interleaved_memory& operator=(interleaved_memory&& other) noexcept {
     ask(false);
     memory_ = std::move(other.memory_);
     return *this;
@@ -37,7 +37,7 @@ class interleaved_memory {
 
  private:
   /// That pages be interleaved, or no longer. A wish: refusal changes nothing.
-  void ask([[maybe_unused]] bool interleaved) {
+  void ask([[maybe_unused]] bool interleaved) noexcept {
 #ifdef MPOL_F_MEMS_ALLOWED  // an enumerator says nothing to the preprocessor
     constexpr unsigned long most_nodes = 1024;
     unsigned long nodes[most_nodes / (8 * sizeof(unsigned long))] = {};
