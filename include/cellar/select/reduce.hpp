@@ -5,6 +5,22 @@
 /// How the query rows of a group (its heads, times its query tokens) become one score per block.
 namespace cellar::inline CELLAR_ABI::select {
 
+namespace detail {
+
+/// Raises out to the logs of weights of which the elements that equal `whole` have all, each as much, and the others none.
+template <team Team>
+CELLAR_HD void raise_to_shares_of(Team& t, float whole, float const* row, row_view<float> out) {
+  float sum = 0;
+  for (i64 b = t.rank(); b < out.count; b += t.size()) sum += float(row[b] == whole);
+  float const log_sum = std::log(t.reduce(sum, plus{}));
+  for (i64 b = t.rank(); b < out.count; b += t.size()) {
+    float const x = row[b] != row[b] ? undefined : row[b] == whole ? -log_sum : -infinity;
+    if (x > out[b] || out[b] != out[b]) out[b] = x;
+  }
+}
+
+}  // namespace detail
+
 /// score = max over rows of softmax(row), ranked in the log domain in f32: no weight underflows and none ties by rounding.
 ///
 /// A NaN logit has no part in its row's softmax, and the block is ranked by the other rows; +infinity takes the whole weight of its row.
@@ -23,13 +39,7 @@ struct max_of_softmaxes {
         float const sum = t.reduce(sum_of_exponentials(t, row, out.count, top), plus{});
         raise(t, out.data, row, out.count, top + std::log(sum));
       } else {  // infinity - infinity would be NaN
-        float sum = 0;
-        for (i64 b = t.rank(); b < out.count; b += t.size()) sum += float(row[b] == top);
-        float const log_sum = std::log(t.reduce(sum, plus{}));
-        for (i64 b = t.rank(); b < out.count; b += t.size()) {
-          float const x = row[b] != row[b] ? undefined : row[b] == top ? -log_sum : -infinity;
-          if (x > out[b] || out[b] != out[b]) out[b] = x;
-        }
+        detail::raise_to_shares_of(t, top, row, out);
       }
     }
     t.sync();
@@ -91,13 +101,7 @@ struct max_of_attention {
         float const beside = near.log_sums ? near.log_sums[h] : -infinity, more = maximum{}(far, beside), less = far < beside ? far : beside;
         raise(t, out.data, row, out.count, more + std::log1p(exponential(less - more)) - log_tokens);
       } else {  // infinity - infinity would be NaN
-        float sum = 0;
-        for (i64 b = t.rank(); b < out.count; b += t.size()) sum += float(row[b] == infinity);
-        float const log_sum = std::log(t.reduce(sum, plus{}));
-        for (i64 b = t.rank(); b < out.count; b += t.size()) {
-          float const x = row[b] != row[b] ? undefined : row[b] == infinity ? -log_sum : -infinity;
-          if (x > out[b] || out[b] != out[b]) out[b] = x;
-        }
+        detail::raise_to_shares_of(t, infinity, row, out);
       }
     }
     t.sync();
