@@ -25,7 +25,7 @@ function(missing root docs out)
     hide("${text}" text)
     string(REGEX REPLACE "//[^\n]*" "" text "${text}")
     string(REGEX REPLACE "(^|\n)[ \t]*#[^\n]*" "\n" text "${text}")
-    string(REGEX REPLACE "static_assert\\([^\"${semicolon}]*(\"[^\"]*\")?[^\"${semicolon}]*${semicolon}" "" text "${text}")
+    string(REGEX REPLACE "static_assert\\([^\"${semicolon}]*(\"[^\"]*\"[ \t\n]*)*[^\"${semicolon}]*${semicolon}" "" text "${text}")
     string(REGEX REPLACE "asm\\([ \t\n]*\"[^\"]*\"" "" text "${text}")
     string(REGEX MATCHALL "\"[^\"\n]*\"" literals "${text}")
     foreach(literal IN LISTS literals)
@@ -50,7 +50,7 @@ if(DEFINED SCRATCH)
   file(REMOVE_RECURSE ${SCRATCH})
   file(WRITE ${SCRATCH}/docs.md "* `f: n must be [0, 1]; choose another`\n")
   file(WRITE ${SCRATCH}/include/a.hpp
-       "#error \"not a message\"\nstatic_assert(x > 0, \"cellar: not a message; neither\");  // \"not a message\"\n"
+       "#error \"not a message\"\nstatic_assert(x > 0, \"cellar: not a message; neither \"\n  \"is this one\");  // \"not a message\"\n"
        "expects(a[0] > 1, \"f: n must be [0, 1]; choose another\");\n  expects(b,\n          \"g: b[1]; c must be there\");\nstd::string(\"word\") + \" failed \";\n")
   missing(${SCRATCH}/include ${SCRATCH}/docs.md found)
   if(NOT found STREQUAL "a.hpp: g: b[1]; c must be there\n")
