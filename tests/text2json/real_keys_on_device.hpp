@@ -45,7 +45,7 @@ void check_scheme(Device const& on, recorded_layer const& layer, budget const& b
   }
   INFO(typeid(Scheme).name() << ": an output is off by " << seen.worst << " of its length; " << seen.differing << " of " << seen.selections
                              << " selections differ, by " << seen.other_ids << " of " << seen.ids << " ids");
-  CHECK(seen.worst < 2e-5);  // as on random keys
+  CHECK(seen.worst < 2e-5 + 2 * recorded_keys::logit_rounding(layer));  // as on random keys, whose logits are small; either of both may be off
   CHECK(seen.other_ids <= 1 + seen.ids / 200);
   CHECK(seen.differing <= 1 + seen.selections / 10);
 }

@@ -149,7 +149,7 @@ void check(char const* variable) {
       chosen(std::type_identity<scheme::twilight<d, float>>{}, b);
       chosen(std::type_identity<scheme::sparq<d, float>>{}, b);
       chosen(std::type_identity<scheme::double_sparsity<d, float>>{}, b);
-      chosen(std::type_identity<scheme::loki<d, interop::lapack_eigensolver, float>>{}, b);
+      chosen(std::type_identity<scheme::loki<d, interop::lapack_eigensolver, float>>{}, b, 0.1);
       chosen(std::type_identity<scheme::rabitq_cache<d, float>>{}, b);
       chosen(std::type_identity<at_once<scheme::infini_gen<d, interop::lapack_eigensolver, float>>>{}, b, 0.1);
       chosen(std::type_identity<scheme::pq_cache<d, float>>{}, b);

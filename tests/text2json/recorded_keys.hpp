@@ -74,9 +74,9 @@ inline recording record(char const* path, int prompt_tokens, int steps) {
   return r;
 }
 
-/// What outputs may differ by: f32 logits are off by at most a share of the sum of their products' sizes, and outputs by twice that of the values.
-inline double output_rounding(recorded_layer const& layer) {
-  double logit = 0, value = 0;
+/// What f32 logits may be off by: a share of the sum of their products' sizes, which are sums of 64 products in eight parts. Outputs are off by twice that.
+inline double logit_rounding(recorded_layer const& layer) {
+  double logit = 0;
   int const heads = layer.shape.query_heads, group = layer.shape.group();
   for (std::int64_t step = 0; step < layer.steps; ++step)
     for (int h = 0; h < heads; ++h)
@@ -87,8 +87,14 @@ inline double output_rounding(recorded_layer const& layer) {
         for (int c = 0; c < d; ++c) sum += std::abs(double(q[c]) * double(k[c]));
         logit = std::max(logit, sum * double(layer.shape.scale()));
       }
+  return logit * 8 * 0x1p-24;
+}
+
+/// What an output may be off by, in each channel.
+inline double output_rounding(recorded_layer const& layer) {
+  double value = 0;
   for (float const x : layer.values) value = std::max(value, std::abs(double(x)));
-  return value * (rounding + 2 * logit * 8 * 0x1p-24);  // sums of 64 products in eight parts
+  return value * (rounding + 2 * logit_rounding(layer));
 }
 
 /// f of every recorded layer of the model that the environment variable names; without one the test says that it is skipped.
