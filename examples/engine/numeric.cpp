@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #if !defined(OPENBLAS_VERSION) && __has_include(<openblas_config.h>)
 #include <openblas_config.h>
@@ -139,49 +140,65 @@ template <class Slope>
       gate, up, n, [](lanes & x) __attribute__((always_inline)) { x *= -1.5957691216f * (1.f + 0.044715f * x * x); });
 }
 
-// A Rows x 4 tile of dot products. Sixteen sums, four weights and one input fit the registers.
-template <int Rows>
+using narrow_lanes [[gnu::vector_size(16)]] = float;
+using half_lanes [[gnu::vector_size(32)]] = float;
+
+[[gnu::always_inline]] inline float add_up_tree(narrow_lanes const& x) { return (x[0] + x[2]) + (x[1] + x[3]); }
+template <class Lanes>
+[[gnu::always_inline]] inline float add_up_tree(Lanes const& x) {
+  std::conditional_t<sizeof(Lanes) == 64, half_lanes, narrow_lanes> low, high;
+  std::memcpy(&low, &x, sizeof low);
+  std::memcpy(&high, reinterpret_cast<char const*>(&x) + sizeof low, sizeof high);
+  low += high;
+  return add_up_tree(low);
+}
+
+// A Rows x 4 tile of dot products. Loops over the tile are unrolled, or the compiler keeps the sums in memory.
+template <class Lanes, int Rows>
 [[gnu::always_inline]] inline void dot_tile(float const* x, std::int64_t in, float const* w, float* out, std::int64_t out_stride) {
-  lanes sums[Rows][4] = {};
+  std::int64_t constexpr each = sizeof(Lanes) / sizeof(float);
+  Lanes sums[Rows][4] = {};
   std::int64_t i = 0;
-  for (; i + width <= in; i += width) {
-    lanes weight[4];
-    for (int o = 0; o < 4; ++o) std::memcpy(&weight[o], w + o * in + i, sizeof(lanes));
+  for (; i + each <= in; i += each) {
+    Lanes weight[4];
+#pragma GCC unroll 4
+    for (int o = 0; o < 4; ++o) std::memcpy(&weight[o], w + o * in + i, sizeof(Lanes));
+#pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
-      lanes input;
+      Lanes input;
       std::memcpy(&input, x + r * in + i, sizeof input);
+#pragma GCC unroll 4
       for (int o = 0; o < 4; ++o) sums[r][o] += input * weight[o];
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
     for (int o = 0; o < 4; ++o) {
-      float sum = add_up(sums[r][o]);
+      float sum = add_up_tree(sums[r][o]);
       for (std::int64_t c = i; c < in; ++c) sum += x[r * in + c] * w[o * in + c];
       out[r * out_stride + o] = sum;
     }
 }
 
-// The few rows of a decode step: four rows of weights come from memory once, and serve all inputs from the first cache.
+template <class Lanes, int MostRows>
+[[gnu::always_inline]] inline void dot_tile_of(std::int64_t rows, float const* x, std::int64_t in, float const* w, float* out, std::int64_t out_stride) {
+  if constexpr (MostRows > 1)
+    if (rows < MostRows) return dot_tile_of<Lanes, MostRows - 1>(rows, x, in, w, out, out_stride);
+  dot_tile<Lanes, MostRows>(x, in, w, out, out_stride);
+}
+
+// The few rows of a decode step: four rows of weights come from memory once, and serve all inputs from the caches. The sums of a tile of MostRows, four weights
+// and one input are to fit the registers.
+template <class Lanes, int MostRows>
 [[gnu::always_inline]] inline void few_rows_body(float const* x, std::int64_t rows, std::int64_t in, float const* w, std::int64_t begin, std::int64_t end,
                                                  float* out, std::int64_t out_width) {
+  std::int64_t const tiles = (rows + MostRows - 1) / MostRows;  // of nearly equal heights
   std::int64_t o = begin;
   for (; o + 4 <= end; o += 4)
-    for (std::int64_t r = 0; r < rows; r += 4) {
-      float const *const from = x + r * in, *const weights = w + o * in;
-      float* const to = out + r * out_width + o;
-      switch (std::min<std::int64_t>(4, rows - r)) {
-        case 1:
-          dot_tile<1>(from, in, weights, to, out_width);
-          break;
-        case 2:
-          dot_tile<2>(from, in, weights, to, out_width);
-          break;
-        case 3:
-          dot_tile<3>(from, in, weights, to, out_width);
-          break;
-        default:
-          dot_tile<4>(from, in, weights, to, out_width);
-      }
+    for (std::int64_t tile = 0; tile < tiles; ++tile) {
+      std::int64_t const first = rows * tile / tiles, height = rows * (tile + 1) / tiles - first;
+      dot_tile_of<Lanes, MostRows>(height, x + first * in, in, w + o * in, out + first * out_width + o, out_width);
     }
   for (; o < end; ++o)
     for (std::int64_t r = 0; r < rows; ++r) {
@@ -202,11 +219,11 @@ template <int Rows>
 [[gnu::target("avx2,fma")]] void gelu_times_avx2(float* gate, float const* up, std::int64_t n) { gelu_times_body(gate, up, n); }
 [[gnu::target("avx512f")]] void few_rows_avx512(float const* x, std::int64_t rows, std::int64_t in, float const* w, std::int64_t begin, std::int64_t end,
                                                 float* out, std::int64_t out_width) {
-  few_rows_body(x, rows, in, w, begin, end, out, out_width);
+  few_rows_body<lanes, 6>(x, rows, in, w, begin, end, out, out_width);
 }
 [[gnu::target("avx2,fma")]] void few_rows_avx2(float const* x, std::int64_t rows, std::int64_t in, float const* w, std::int64_t begin, std::int64_t end,
                                                float* out, std::int64_t out_width) {
-  few_rows_body(x, rows, in, w, begin, end, out, out_width);
+  few_rows_body<half_lanes, 3>(x, rows, in, w, begin, end, out, out_width);
 }
 #endif
 
@@ -215,7 +232,7 @@ void few_rows(float const* x, std::int64_t rows, std::int64_t in, float const* w
   if (best_instructions() == instructions::avx512) return few_rows_avx512(x, rows, in, w, begin, end, out, out_width);
   if (best_instructions() == instructions::avx2) return few_rows_avx2(x, rows, in, w, begin, end, out, out_width);
 #endif
-  few_rows_body(x, rows, in, w, begin, end, out, out_width);
+  few_rows_body<narrow_lanes, 3>(x, rows, in, w, begin, end, out, out_width);
 }
 
 }  // namespace
@@ -268,10 +285,10 @@ double log_sum_exp(float const* logits, std::int64_t n) {
 
 void linear(float const* x, std::int64_t rows, std::int64_t in, float const* w, std::int64_t out_width, float* out, cellar::host::thread_pool& on) {
   std::int64_t const wanted = out_width / (8 * on.workers());  // several slices a thread, so that a slow one does not hold up the rest
-  std::int64_t const slice = rows <= 16 ? std::clamp<std::int64_t>(wanted / 16 * 16, 16, 1024) : std::clamp<std::int64_t>(wanted / 16 * 16, 96, 512);
+  std::int64_t const slice = rows <= 32 ? std::clamp<std::int64_t>(wanted / 16 * 16, 16, 1024) : std::clamp<std::int64_t>(wanted / 16 * 16, 96, 512);
   on.run((out_width + slice - 1) / slice, [&](std::int64_t task, int) {
     std::int64_t const begin = task * slice, end = std::min(out_width, begin + slice);
-    if (rows <= 16)
+    if (rows <= 32)
       few_rows(x, rows, in, w, begin, end, out, out_width);
     else
       cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, int(rows), int(end - begin), int(in), 1.f, x, int(in), w + begin * in, int(in), 0.f, out + begin,
