@@ -2,6 +2,8 @@
 #include <bit>
 
 #include "cache/reference.hpp"
+#include "cellar/summary/around_mean.hpp"
+#include "cellar/summary/mapped.hpp"
 #include "cellar/summary/two_level.hpp"
 #include "summary/flat.hpp"
 
@@ -35,6 +37,10 @@ using bytes_of_tokens = levels<cellar::summary::two_level<cellar::summary::bound
 using codes_of_few =
     levels<cellar::summary::two_level<cellar::summary::bounded_key<cellar::codec::int4<>>, cellar::summary::quantized_key<codec::int8<>, 1>, 4>, 1,
            max_of_logits>;
+template <class Summary>
+using about_mean = cellar::summary::mapped<cellar::summary::around_mean, Summary>;
+using codes_about_mean = levels<cellar::summary::two_level<about_mean<cellar::summary::bounded_key<cellar::codec::int8<>>>, exact_tokens, 1>, 1, mean_query>;
+using boxes_about_mean = levels<cellar::summary::two_level<about_mean<box>, codes, 32>, 2, max_of_logits>;
 struct by_threshold : codes_of_tokens {
   using select = cellar::select::threshold<>;
 };
@@ -50,11 +56,13 @@ void for_each_exact(F const& f) {
   f(std::type_identity<codes_of_tokens>{});
   f(std::type_identity<bytes_of_tokens>{});
   f(std::type_identity<codes_of_few>{});
+  f(std::type_identity<codes_about_mean>{});
+  f(std::type_identity<boxes_about_mean>{});
   f(std::type_identity<by_threshold>{});
   f(std::type_identity<with_outliers>{});
 }
 
-enum class structure { random, clustered, constant, tied, huge, opposed };  // opposed: means of keys that point apart are the largest of all
+enum class structure { random, clustered, constant, tied, huge, opposed, biased };  // opposed: means of keys that point apart are the largest of all
 
 /// Keys and queries of a structure: [token][head][d].
 struct input {
@@ -84,6 +92,9 @@ input make(structure s, std::int64_t tokens, int kv_heads, int query_heads, std:
           break;  // few values
         case structure::opposed:
           x.keys.push_back(t % 40 / 2 == 9 ? (t % 2 ? 44.0f : -36.0f) * topic[std::size_t(i)] : noise);
+          break;
+        case structure::biased:
+          x.keys.push_back(200 * drift[std::size_t(i)] + noise);
           break;
         case structure::huge:
           x.keys.push_back(noise * (t % 7 == 3 ? 3000.0f : 1.0f));
@@ -167,7 +178,7 @@ bool is_same(std::vector<float> const& a, std::vector<float> const& b) {
 TEST_CASE("what bounds prune changes no id and no output, on keys of every structure") {
   for_each_exact([]<class Scheme>(std::type_identity<Scheme>) {
     static_assert(two_level_summary<typename Scheme::summary, d> && !two_level_summary<typename flat<Scheme>::summary, d> && offloading_scheme<flat<Scheme>>);
-    for (auto const s : {structure::random, structure::clustered, structure::constant, structure::tied, structure::huge, structure::opposed})
+    for (auto const s : {structure::random, structure::clustered, structure::constant, structure::tied, structure::huge, structure::opposed, structure::biased})
       for (std::int64_t const selected : {1, 7, 40, 4000}) {
         std::vector<std::int64_t> const prompts{is_sanitized ? 260 : 700 + 37 * selected % 41, 3, 130};
         std::vector<input> of;
@@ -194,6 +205,9 @@ TEST_CASE("bounds prune where keys have structure, and a code of its own prunes 
   CHECK(share(std::type_identity<codes_of_tokens>{}, random, b) < 0.2);
   CHECK(share(std::type_identity<bytes_of_tokens>{}, random, b) < 0.06);
   CHECK(share(std::type_identity<boxes_of_tokens>{}, random, b) > 0.9);  // nothing to prune by
+  std::vector<input> const biased{make(structure::biased, 4200, 1, 2, 4)};
+  CHECK(share(std::type_identity<codes_about_mean>{}, biased, b) < 0.06);
+  CHECK(share(std::type_identity<bytes_of_tokens>{}, biased, b) > 0.2);  // codes whose errors are a share of the bias
 }
 
 TEST_CASE("two levels score the same for any number of workers, and after fork and truncate") {

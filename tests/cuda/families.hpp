@@ -270,6 +270,8 @@ struct bounded : scheme_defaults<64, float> {
 };
 using boxes_of_codes = bounded<32, summaries::min_max<f16>, summaries::quantized_key<codecs::higgs<2, 256>>, selects::mean_query>;
 using codes_of_tokens = bounded<1, summaries::bounded_key<codecs::higgs<2, 256>>, summaries::quantized_key<codecs::identity<float>, 1>, selects::sum_of_logits>;
+using codes_about_mean = bounded<1, summaries::mapped<summaries::around_mean, summaries::bounded_key<codecs::int4<>>>,
+                                 summaries::quantized_key<codecs::identity<float>, 1>, selects::mean_query>;
 struct bounded_boxes : bounded<16, summaries::min_max<float>, summaries::min_max<float>, selects::max_of_logits> {  // outliers too
   static constexpr int block_tokens = 4;
   using outliers = selects::least_cosine;
@@ -279,6 +281,7 @@ void levels(Device const& on) {
   check_groups<boxes_of_codes, float>(on, 52);
   check<codes_of_tokens, float>(on, 53);
   check<bounded_boxes, float>(on, 54);
+  check<codes_about_mean, float>(on, 57);
   check_groups<scheme::paris_kv<64, float>, float>(on, 55);
   check<scheme::paris_kv<80>, bf16>(on, 56, {.layers = 1, .group = 3, .kv_heads = 2, .is_short = true});
 }

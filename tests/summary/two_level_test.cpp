@@ -8,12 +8,16 @@
 #include "cellar/codec/identity.hpp"
 #include "cellar/codec/int4.hpp"
 #include "cellar/codec/int8.hpp"
+#include "cellar/codec/low_rank.hpp"
 #include "cellar/codec/signs.hpp"
 #include "cellar/host/executor.hpp"
 #include "cellar/select/reduce.hpp"
+#include "cellar/summary/around_mean.hpp"
 #include "cellar/summary/bounded_key.hpp"
 #include "cellar/summary/box_digest.hpp"
 #include "cellar/summary/by_largest_channels.hpp"
+#include "cellar/summary/label_channels.hpp"
+#include "cellar/summary/mapped.hpp"
 #include "cellar/summary/mean.hpp"
 #include "summary/scored.hpp"
 
@@ -21,6 +25,8 @@ using namespace cellar;
 
 namespace {
 
+template <class Summary>
+using about_mean = summary::mapped<summary::around_mean, Summary>;
 template <class Codec, int Lanes = 32>
 using key = summary::quantized_key<Codec, Lanes>;
 
@@ -31,6 +37,19 @@ std::vector<float> with_extremes(std::vector<float> keys, int d) {
     keys[i] = row == 2 ? 0 : row == 3 ? keys[i] * 900 : row == 5 ? keys[i] + 40 : row == 7 ? keys[i] * 1e-18f : keys[i];
   }
   return keys;
+}
+
+/// The summary, with what it learns from the keys in `state`.
+template <int D, class Summary>
+Summary learnt(Summary const& summary, std::vector<float> const& keys, std::vector<std::byte>& state) {
+  if constexpr (trained<Summary>) {
+    state.resize(std::size_t(summary.state_bytes(D)));
+    serial_team t;
+    summary.train(t, rows_of<D>(keys), 0, state.data());
+    return summary.bind(state.data());
+  } else {
+    return summary;
+  }
 }
 
 /// f(summary of two levels) for every kind of level.
@@ -46,6 +65,9 @@ void for_levels(F const& f) {
   f(summary::two_level<summary::bounded_key<codec::int8<>>, key<codec::identity<bf16>, 1>, 1>{});
   f(summary::two_level<summary::bounded_key<codec::int4<>>, key<codec::signs<>, 1>, 3>{});
   f(summary::two_level<summary::bounded_key<codec::higgs<2, 16>>, summary::min_max<float>, 16>{});
+  f(summary::two_level<about_mean<summary::bounded_key<codec::int4<>>>, key<codec::identity<float>, 1>, 1>{});
+  f(summary::two_level<about_mean<summary::bounded_key<codec::higgs<4, 256>>>, key<codec::int4<>, 1>, 4>{});
+  f(summary::two_level<about_mean<summary::min_max<f16>>, summary::mean<f16>, 16>{});
 }
 
 }  // namespace
@@ -54,7 +76,9 @@ TEST_CASE("a group's bound is at least every fine score of its blocks, as both a
   sweep([](auto dim, int block_tokens, std::int64_t blocks, std::vector<float> const& plain, std::vector<float> const& queries) {
     constexpr int d = dim;
     auto const keys = with_extremes(plain, d);
-    for_levels([&]<class Summary>(Summary const& summary) {
+    for_levels([&]<class Summary>(Summary const& untaught) {
+      std::vector<std::byte> state;
+      Summary const summary = learnt<d>(untaught, keys, state);
       static_assert(two_level_summary<Summary, d> && Summary::rule::is_exact);
       auto const s = score<d>(summary, keys, block_tokens, queries, 7);
       constexpr int G = Summary::group_blocks, groups = Summary::tile_blocks / G;
@@ -131,12 +155,14 @@ TEST_CASE("bounds are about as tight as their definition") {
   }
 }
 
-TEST_CASE("bounded_key is a bound by itself, of blocks of any length") {
+TEST_CASE("bounded_key is a bound by itself, of blocks of any length, about a mean too") {
   sweep([](auto dim, int block_tokens, std::int64_t blocks, std::vector<float> const& plain, std::vector<float> const& queries) {
     constexpr int d = dim;
     auto const keys = with_extremes(plain, d);
-    auto const check = [&](auto summary) {
-      static_assert(covering_summary<decltype(summary), d> && decltype(summary)::is_upper_bound);
+    auto const check = [&]<class Summary>(Summary const& untaught) {
+      static_assert(covering_summary<Summary, d> && Summary::is_upper_bound);
+      std::vector<std::byte> state;
+      Summary const summary = learnt<d>(untaught, keys, state);
       auto const s = score<d>(summary, keys, block_tokens, queries, 7);
       for (std::int64_t h = 0; h < 3; ++h)
         for (std::int64_t b = 0; b < blocks; ++b)
@@ -147,7 +173,36 @@ TEST_CASE("bounded_key is a bound by itself, of blocks of any length") {
     check(summary::bounded_key<codec::higgs<4, 256>>{});
     check(summary::bounded_key<codec::int8<>>{});
     check(summary::bounded_key<codec::int4<>>{});
+    check(about_mean<summary::bounded_key<codec::int4<>>>{});
+    check(about_mean<summary::bounded_key<codec::higgs<4, 256>>>{});
+    check(about_mean<summary::min_max<float>>{});
   });
+}
+
+TEST_CASE("a mean that is taken off keeps what all keys share out of a bound's error") {
+  constexpr int d = 64;
+  random_numbers r(6);
+  auto keys = r.normals(64 * d);
+  auto const shared = r.normals(d), q = r.normals(d);
+  for (std::size_t i = 0; i < keys.size(); ++i) keys[i] += 50 * shared[i % d];
+  auto const excess = [&](auto const& untaught) {
+    std::vector<std::byte> state;
+    auto const summary = learnt<d>(untaught, keys, state);
+    auto const s = score<d>(summary, keys, 1, q, 64);
+    double most = 0;
+    for (std::size_t b = 0; b < 64; ++b) most = std::max(most, double(s.logits[0][b]) - product(keys.data() + b * d, q.data(), d));
+    return most;
+  };
+  double const plain = excess(summary::bounded_key<codec::int4<>>{}), about = excess(about_mean<summary::bounded_key<codec::int4<>>>{});
+  INFO(plain << " without, " << about << " about the mean");
+  CHECK(about < plain / 10);
+  CHECK(about < 0.5 * double(d));  // |q| |difference| is about d, and its code's error some tenths of it at most
+}
+
+TEST_CASE("only maps that shift keep bounds") {
+  static_assert(about_mean<summary::min_max<>>::is_upper_bound && !about_mean<summary::mean<>>::is_upper_bound &&
+                !covering_summary<about_mean<summary::mean<>>>);
+  static_assert(!summary::mapped<summary::label_channels<codec::fixed_rank<8>>, summary::min_max<>>::is_upper_bound);
 }
 
 TEST_CASE("what derives from a summary with boxes has none of its own") {

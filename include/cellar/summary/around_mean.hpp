@@ -8,7 +8,7 @@ namespace cellar::inline CELLAR_ABI::summary {
 /// State   the mean, [head_dim] f32, per (layer, sequence, KV head)
 /// Source  RaBitQ, Gao and Long, arXiv:2405.12497, whose codes are of differences from a centroid
 struct around_mean {
-  static constexpr bool adds_common = true;
+  static constexpr bool adds_common = true, is_shift = true;
   float const* mean = nullptr;  // (channel)
 
   CELLAR_HD static constexpr i64 width(i64 channels) { return channels; }

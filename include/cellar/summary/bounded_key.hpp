@@ -25,19 +25,7 @@ struct bounded_key {
 
   template <team Team, int D>
   CELLAR_HD void build(Team& t, matrix_view<float const, D> keys, i64 blocks, std::byte* tile, int first_lane) const {
-    i64 const tokens = keys.rows / blocks;
-    for (i64 b = t.rank(); b < blocks; b += t.size()) {
-      float low[D], high[D];
-      for (int c = 0; c < D; ++c) {
-        low[c] = infinity;
-        high[c] = -infinity;
-        for (i64 r = b * tokens; r < (b + 1) * tokens; ++r) {
-          low[c] = keys(r, c) < low[c] ? keys(r, c) : low[c];
-          high[c] = keys(r, c) > high[c] ? keys(r, c) : high[c];
-        }
-      }
-      cover<D>(t, low, high, 0, tile, first_lane + int(b), true);
-    }
+    cellar::detail::build_boxes(*this, t, keys, blocks, tile, first_lane);
   }
   template <team Team, int D>
   CELLAR_HD void prepare(Team& t, matrix_view<float const, D> queries, prepared_queries<std::byte, D> to) const {

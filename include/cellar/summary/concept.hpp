@@ -117,6 +117,28 @@ concept covering_summary = block_summary<S, HeadDim> && S::is_upper_bound &&
   { s.template cover<HeadDim>(t, low, high, slack, tile, lane, is_first) } -> std::same_as<void>;  // one member's work, on that lane alone
 };
 
+namespace detail {
+
+/// build, of what covers: the box around each block's keys.
+template <class S, team Team, int D>
+CELLAR_HD void build_boxes(S const& summary, Team& t, matrix_view<float const, D> keys, i64 blocks, std::byte* tile, int first_lane) {
+  i64 const tokens = keys.rows / blocks;
+  for (i64 b = t.rank(); b < blocks; b += t.size()) {
+    float low[D], high[D];
+    for (int c = 0; c < D; ++c) {
+      low[c] = infinity;
+      high[c] = -infinity;
+      for (i64 r = b * tokens; r < (b + 1) * tokens; ++r) {
+        low[c] = keys(r, c) < low[c] ? keys(r, c) : low[c];
+        high[c] = keys(r, c) > high[c] ? keys(r, c) : high[c];
+      }
+    }
+    summary.template cover<D>(t, low, high, 0, tile, first_lane + int(b), true);
+  }
+}
+
+}  // namespace detail
+
 /// Two levels: coarse scores of groups of group_blocks consecutive blocks tell of which groups the fine level is asked; the other blocks score -infinity.
 ///
 /// Laws  score_tile is the fine level of all blocks; score_group gives a group the same bits
@@ -189,6 +211,7 @@ concept classifies_blocks = summary_facts<S> &&(scope_of<S> == scope::one_head) 
 ///
 /// Laws  q . k = sum over i < width of of_query(q, i) * of_key(k, i), plus common(q), as far as the map keeps it: the rest is what the method gives up
 ///       keys whose channels are at most largest(most) have mapped ones of at most `most`
+///       is_shift, where it says so: of_key(k, i) = k[i] - a constant, of_query(q, i) = q[i]; common is a sum of head_dim products, in any order
 template <class M, int HeadDim = 128>
 concept key_map = trained<M> && std::is_trivially_copyable_v<M> && requires(M const& m, float const* x, float most, int i) {
   { M::adds_common } -> std::convertible_to<bool>;  // false: common is 0
@@ -198,5 +221,16 @@ concept key_map = trained<M> && std::is_trivially_copyable_v<M> && requires(M co
   { m.template common<HeadDim>(x) } -> std::same_as<float>;
   { m.largest(most) } -> std::same_as<float>;
 };
+
+namespace detail {
+
+/// A map that says so.
+template <class Map>
+inline constexpr bool is_shift = false;
+template <class Map>
+  requires requires { Map::is_shift; }
+inline constexpr bool is_shift<Map> = Map::is_shift;
+
+}  // namespace detail
 
 }  // namespace cellar

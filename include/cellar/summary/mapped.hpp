@@ -5,12 +5,14 @@ namespace cellar::inline CELLAR_ABI::summary {
 
 /// Summary of each block's key (one-token blocks) or mean key after a map that is learnt from the prompt (label_channels, principal_axes, around_mean).
 ///
+/// After a map that only shifts keys, a bound is one still, of all keys of a block: what is large in every key need not be in a bound's error.
+///
 /// Score   Summary's of the mapped query, and what the map adds to every key's logit
 /// State   Map's
 /// Bytes   Summary's, of Map::width(head_dim) channels
 template <class Map, class Summary>
 struct mapped {
-  static constexpr bool is_upper_bound = false;
+  static constexpr bool is_upper_bound = cellar::detail::is_shift<Map> && covering_summary<Summary>;
   static constexpr int tile_blocks = Summary::tile_blocks;
   static_assert(!trained<Summary> && !positional<Summary> && !rotary_aware<Summary> && scope_of<Summary> == scope::one_head,
                 "mapped: the summary of mapped keys must not learn, nor know positions, nor be of all heads");
@@ -47,6 +49,7 @@ struct mapped {
 
   template <team Team, int D>
   CELLAR_HD void build(Team& t, matrix_view<float const, D> keys, i64 blocks, std::byte* tile, int first_lane) const {
+    if constexpr (is_upper_bound) return cellar::detail::build_boxes(*this, t, keys, blocks, tile, first_lane);
     constexpr int W = int(Map::width(D));
     i64 const tokens = keys.rows / blocks;
     for (i64 b = t.rank(); b < blocks; b += t.size()) {
@@ -83,6 +86,24 @@ struct mapped {
         for (i64 h = 0; h < from.count; ++h) scores(h, lane) += shares[h];
       t.sync();
     }
+  }
+
+  template <int D, team Team>
+  CELLAR_HD void cover(Team const& t, float const* low, float const* high, float slack, std::byte* tile, int lane,
+                       bool is_first) const requires is_upper_bound {
+    float shifted_low[D], shifted_high[D], squares = 0, shift_squares = 0;
+    float const zeros[D] = {};
+    for (int c = 0; c < D; ++c) {
+      shifted_low[c] = map.template of_key<D>(low, c);
+      shifted_high[c] = map.template of_key<D>(high, c);
+      float const x = maximum{}(shifted_low[c] < 0 ? -shifted_low[c] : shifted_low[c], shifted_high[c] < 0 ? -shifted_high[c] : shifted_high[c]);
+      float const shift = map.template of_key<D>(zeros, c);
+      squares += x * x;
+      shift_squares += shift * shift;
+    }
+    // The differences round, the share of the shift, and its sum with Summary's score.
+    float const rounding = cellar::detail::score_rounding(D) * (std::sqrt(squares) + std::sqrt(shift_squares));
+    summary.template cover<D>(t, shifted_low, shifted_high, slack + rounding, tile, lane, is_first);
   }
 
  private:
