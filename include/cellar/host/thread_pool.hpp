@@ -14,8 +14,8 @@ namespace cellar::inline CELLAR_ABI::host {
 
 /// A plain pool for programs that have none: threads - 1 threads and the caller share the items of a run. One run at a time.
 ///
-/// Threads look for the next run for a moment before they sleep, unless the pool has more of them than the machine; a run does not wait for threads that wake up
-/// after its items are taken, and one item is run by the caller.
+/// Threads look for the next run for a moment before they sleep, unless the pool has more of them than the machine; a run does not wait for threads that wake
+/// up after its items are taken, and one item is run by the caller.
 ///
 /// An exception from an item ends the run: items that have not begun are left out, and the first exception reaches the caller of run.
 ///
