@@ -130,7 +130,10 @@ struct higgs : bound_head<Scope> {
   }
 
   /// A prepared query is a table of partial scores, as cellar::score_codes has it: scoring a row is look-ups and one product.
-  CELLAR_HD i64 query_bytes(i64 channels) const { return this->head_count() * channels / Dimension * Points * i64(sizeof(float)); }
+  CELLAR_HD i64 query_bytes(i64 channels) const {
+    i64 const behind = Points == 256 ? 16 : 0;  // score_codes reads a little more
+    return this->head_count() * channels / Dimension * Points * i64(sizeof(float)) + behind;
+  }
 
   static constexpr int query_group = 4;
 

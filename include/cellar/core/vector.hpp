@@ -325,7 +325,7 @@ CELLAR_HD void nibble_values(Team const& t, std::byte const* codes, i64 count, f
 /// Members take the lanes rank, rank + size, ...
 ///
 /// Shapes    table [codes][256][group] or [codes][group][16], codes [bytes][lanes], scales [lanes] of Scale, out [group, lanes]
-/// Requires  a group of 1 to 4
+/// Requires  a group of 1 to 4; behind a table of 256 points and three queries, one number more that may be read
 template <int Points, class Scale, team Team>
 CELLAR_HD void score_codes(Team const& t, float const* table, int group, std::byte const* codes, int bytes, std::byte const* scales, int lanes,
                            matrix_view<float> out) {

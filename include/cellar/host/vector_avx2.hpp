@@ -430,11 +430,10 @@ CELLAR_AVX2 inline void nearest_points(float const* y, int count, int dimension,
     nearest_points_of<4>(y, count, by_coordinate, points, codes);
 }
 
-/// A table entry: Group numbers, and zeros.
+/// A table entry: Group numbers, and what is not looked at. Of three, the next entry's first is read too.
 template <int Group>
 CELLAR_AVX2_INLINE __m128 load_entry(float const* from) {
-  if constexpr (Group == 4) return _mm_loadu_ps(from);
-  if constexpr (Group == 3) return _mm_movelh_ps(_mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<__m128i const*>(from))), _mm_load_ss(from + 2));
+  if constexpr (Group >= 3) return _mm_loadu_ps(from);
   if constexpr (Group == 2) return _mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<__m128i const*>(from)));
   if constexpr (Group == 1) return _mm_load_ss(from);
 }
