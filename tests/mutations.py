@@ -171,6 +171,8 @@ MUTATIONS = [
     ("host/reuse.hpp", "if (!is_appended) step.sealed = step.sealed_before;", "", "cache/shared_selection_test.cpp"),
     ("cache/cache.hpp", "run_pools_.forget(on, id, 0);\n    auto const layers", "auto const layers", "cuda/emulated_snapshot_test.cpp"),
     ("cuda/attend.hpp", "missing ? missing[item] : 0;", "0;", "cuda/emulated_overlap_test.cpp"),
+    ("cuda/resolve.hpp", "ids[head * width + first + i] = named[i]", "ids[head * width + i] = named[i]", "cuda/emulated_prefetch_test.cpp"),
+    ("cuda/resolve.hpp", "counts[h] = h == head ? all : 0;", "counts[h] = all;", "cuda/emulated_prefetch_test.cpp"),
     ("cuda/resolve.hpp", "misses[before] == i ? count - missing + before : i - before;", "misses[before] == i ? count - missing + before : i;", "cuda/emulated_overlap_test.cpp"),
     ("operation/attend_span.hpp", "is_late ? far + (chunk", "is_late ? (chunk", "emulator/bodies_test.cpp"),
     ("operation/attend_span.hpp", "late > 0 ? spans - 1 : spans", "spans", "emulator/bodies_test.cpp"),

@@ -11,6 +11,10 @@ struct bounds : scheme::quest<64, float> {
   static constexpr bool is_reproducible = IsReproducible;
 };
 
+struct tokens_alone : scheme::quest<64, float> {
+  static constexpr int block_tokens = 1;
+};
+
 template <class Scheme>
 void check_prefetch() {
   constexpr int D = 64, kv_heads = 2, query_heads = 4;
@@ -83,4 +87,25 @@ void check_prefetch() {
 TEST_CASE("blocks that are prefetched are hits of the next step, and change nothing else") {
   check_prefetch<bounds<true>>();
   check_prefetch<bounds<false>>();
+}
+
+TEST_CASE("more runs than one launch can name are brought all the same") {
+  constexpr i64 tokens = 640, named = 600;
+  emulator::device<> const on;
+  cache<tokens_alone, emulator::device<>> c(on, {.layers = 1, .query_heads = 2, .kv_heads = 2, .head_dim = 64},
+                                            {.sequences = 1, .tokens = 700, .pool_runs = 2 * named}, {.tokens = 8, .window = 8, .dense_layers = 0});
+  random_numbers r(6);
+  auto k = on.upload(r.normals(tokens * 2 * 64)), v = on.upload(r.normals(tokens * 2 * 64));
+  auto const id = c.begin_prompt(prompt_staging<float>{k.data(), v.data(), tokens, tokens});
+  c.finish_prompt(on, id);
+  std::vector<logical_block> all;
+  for (int i = 0; i < named; ++i) all.push_back(logical_block(i));
+  c.prefetch(on, 0, id, 1, {all.data(), named});
+  CHECK(c.pool_hits_and_misses(on) == std::pair<i64, i64>(0, named));
+  c.prefetch(on, 0, id, 1, {all.data(), named});
+  CHECK(c.pool_hits_and_misses(on) == std::pair<i64, i64>(named, named));
+  for (i64 const one : {0, 255, 256, 300, 599}) c.prefetch(on, 0, id, 1, {all.data() + one, 1});
+  CHECK(c.pool_hits_and_misses(on) == std::pair<i64, i64>(named + 5, named));
+  c.prefetch(on, 0, id, 0, {all.data() + 5, 1});
+  CHECK(c.pool_hits_and_misses(on) == std::pair<i64, i64>(named + 5, named + 1));
 }

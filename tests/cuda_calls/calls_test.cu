@@ -81,6 +81,9 @@ void live(cuda::executor const& on, std::function<void(char const*)> const& tell
   tell("sequences");
   logical_block const wanted[] = {logical_block{1}, logical_block{0}};
   c.prefetch(on, 0, forked, 1, row_view<logical_block const>{wanted, 2});
+  tell("prefetching");
+  c.prefetch(on, 0, forked, 0, row_view<logical_block const>{wanted, 2});
+  tell("sequences");
   static_cast<void>(c.selected(on, 0, 0));
   static_cast<void>(c.outliers(on, 0, forked, 0));
   static_cast<void>(c.pool_hits_and_misses(on));
@@ -154,15 +157,17 @@ TEST_CASE("decoding asks the CUDA runtime for launches and nothing else, plans f
     look();
     using functions = std::set<std::string>;
     for (auto const& [name, all] : asked)
-      if (name == "decoding" || name == "selecting ahead" || name == "plan") {
-        functions const allowed = name == "plan" ? functions{"cudaMemcpyAsync", "cudaEventRecord", "cudaEventSynchronize", "cudaLaunchKernelExC"}
-                                                 : functions{"cudaLaunchKernelExC", "cudaFuncSetAttribute"};
+      if (name == "decoding" || name == "selecting ahead" || name == "plan" || name == "prefetching") {
+        functions const allowed = name == "plan"          ? functions{"cudaMemcpyAsync", "cudaEventRecord", "cudaEventSynchronize", "cudaLaunchKernelExC"}
+                                  : name == "prefetching" ? functions{"cudaEventRecord", "cudaEventSynchronize", "cudaLaunchKernelExC"}
+                                                          : functions{"cudaLaunchKernelExC", "cudaFuncSetAttribute"};
         for (auto const& function : all) {
           INFO(name << " called " << function);
           CHECK(allowed.contains(function));
         }
       }
     CHECK(asked["replay"].empty());
+    CHECK(asked["prefetching"].contains("cudaLaunchKernelExC"));
     CHECK(asked["construction"].contains("cudaHostRegister"));
     CHECK(asked["selecting ahead"].empty() == !operation::keeps_selections<Scheme>);
     CHECK(launches > 22 * layers * 6);

@@ -399,7 +399,10 @@ class cache {
   /// Brings far blocks of a sequence into the near pool of a layer, for an engine that knows what comes next. Blocks for which all of the pool is in use
   /// are left out. Nothing where the tier is read in place: on a host, or in the device's own memory.
   ///
-  /// Effects  returns when done; attend finds these blocks, unless others replace them before. Allocates a list beyond twice what a full step selects
+  /// Effects  attend finds these blocks, unless others replace them before. On a host: returns when done; allocates a list beyond twice what a full step
+  ///          selects. On a device: enqueues, and `blocks` may go at once. On another stream than the step's a completion (cuda::completion) orders it as
+  ///          `select`: after attention of what is before it, and before the layer's next attend, the next plan and the next prefetch. Waits where four plans
+  ///          or prefetches are ahead of the device; the first call allocates
   /// Errors   precondition_error for blocks that are not sealed in this layer yet; those of the tier, and then none of the missing blocks is in the pool
   void prefetch(Executor const& on, int layer, sequence_id id, int kv_head, row_view<logical_block const> blocks) {
     sequence const& s = at(id);

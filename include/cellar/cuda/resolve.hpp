@@ -38,6 +38,25 @@ struct forget_kernel {
   }
 };
 
+/// Names runs of one KV head that are to be brought. They travel in the launch's parameters: the caller's list may be gone when it runs.
+struct name_runs_kernel {
+  static constexpr i64 most = 256;
+  logical_block named[most];
+  i64 count, first, all;  // these are `first` and on, of `all`
+  i64 head, heads, width;
+  sequence_step step;
+  logical_block* ids;    // [heads, width]
+  i64* counts;           // [heads]
+  sequence_step* steps;  // one
+
+  template <team Team>
+  CELLAR_HD void operator()(Team& t, grid_place) const {
+    for (i64 i = t.rank(); i < count; i += t.size()) ids[head * width + first + i] = named[i];
+    for (i64 h = t.rank(); h < heads; h += t.size()) counts[h] = h == head ? all : 0;
+    if (t.rank() == 0) *steps = step;
+  }
+};
+
 /// What resolve gives for each (sequence, KV head).
 struct resolved {
   std::int32_t *slot_of = nullptr, *misses = nullptr, *missing = nullptr;  // [items, selected], [items, selected], [items]
@@ -173,26 +192,30 @@ class run_pools {
     if (layers_ == 0) return {};
     return bring_by(on, memory, steps, ids, counts, selected_, found_[is_ahead ? steps_at_once - 1 : 0], is_ahead);
   }
-  /// Has a KV head's runs near: the first ones, as many as the pool has slots. `step`: the sequence and its last step. Allocates, and waits.
-  void prefetch(On const& on, layer_memory<S> const& memory, sequence_step const& step, int head, row_view<logical_block const> ids) const {
+  /// Has a KV head's runs near: the first ones, as many as the pool has slots. `step`: the sequence and its last step. The first call allocates.
+  void prefetch(On const& on, layer_memory<S> const& memory, sequence_step const& step, int head, row_view<logical_block const> ids) {
+    if (layers_ == 0) return;
     std::vector<logical_block> first;
     for (logical_block const b : ids)
       if (i64(first.size()) < all_.slots && std::find(first.begin(), first.end(), b) == first.end()) first.push_back(b);
     std::sort(first.begin(), first.end());
-    i64 const n = i64(first.size()), heads = all_.map.shape.kv_heads;
+    i64 const n = i64(first.size()), heads = all_.map.shape.kv_heads, width = all_.slots;
     if (n == 0) return;
-    std::vector<logical_block> of_heads(std::size_t(heads * n), logical_block{-1});
-    std::copy_n(first.begin(), n, of_heads.begin() + head * n);
-    std::vector<i64> counts(std::size_t(heads), 0);
-    counts[std::size_t(head)] = n;
-    auto const device_steps = on.upload(std::vector<sequence_step>{step});
-    auto const device_ids = on.upload(std::move(of_heads));
-    auto const device_counts = on.upload(std::move(counts));
-    auto words = on.template allocate<std::int32_t>(result_words(heads, n));
-    auto resident = on.template allocate<resident_runs>(heads * n);
-    bring_by(on, memory, row_view<sequence_step const>{device_steps.data(), 1}, device_ids.data(), device_counts.data(), n,
-             results(words.data(), resident.data(), heads, n), true);
-    on.wait();
+    if (named_.steps.size() == 0) {
+      named_.ids = on.template allocate<logical_block>(heads * width);
+      named_.counts = on.template allocate<i64>(heads);
+      named_.words = on.template allocate<std::int32_t>(result_words(heads, width));
+      named_.resident = on.template allocate<resident_runs>(heads * width);
+      named_.steps = on.template allocate<sequence_step>(1);  // last: what is there if another allocation failed is replaced
+    }
+    detail::name_runs_kernel names{{}, 0, 0, n, head, heads, width, step, named_.ids.data(), named_.counts.data(), named_.steps.data()};
+    for (; names.first < n; names.first += names.count) {
+      names.count = std::min(n - names.first, names.most);
+      std::copy_n(first.begin() + names.first, names.count, names.named);
+      on.template launch<256>({}, 0, names);
+    }
+    bring_by(on, memory, row_view<sequence_step const>{named_.steps.data(), 1}, named_.ids.data(), named_.counts.data(), width,
+             results(named_.words.data(), named_.resident.data(), heads, width), true);
   }
   /// Selected runs that were near and that were not, since the cache was made. Waits.
   void count(On const& on, i64& hits, i64& misses) const {
@@ -246,6 +269,13 @@ class run_pools {
   typename On::template buffer<std::int32_t> words_;
   typename On::template buffer<unsigned long long> counted_;
   typename On::template buffer<resident_runs> resident_;
+  struct {
+    typename On::template buffer<logical_block> ids;
+    typename On::template buffer<i64> counts;
+    typename On::template buffer<std::int32_t> words;
+    typename On::template buffer<resident_runs> resident;
+    typename On::template buffer<sequence_step> steps;
+  } named_;                                                                     // what prefetch was asked for last
   static constexpr i64 steps_at_once = operation::keeps_selections<S> ? 2 : 1;  // one that is attended, one that is selected ahead
   detail::resolved found_[steps_at_once];
   int layers_ = 0;
