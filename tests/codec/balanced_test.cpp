@@ -7,6 +7,7 @@
 #include "cellar/codec/higgs.hpp"
 #include "cellar/codec/identity.hpp"
 #include "cellar/codec/low_rank.hpp"
+#include "cellar/codec/signs.hpp"
 #include "eigensolver.hpp"
 #include "random.hpp"
 
@@ -85,6 +86,33 @@ TEST_CASE("balanced coordinates of full rank lose nothing, and a score is the pr
   CHECK(decoded < 1e-5);
   CHECK(logit_error(learn(balanced<codec::higgs<4, 256>, 16>{}, keys, queries, state), keys, queries, &decoded) > 0.01);
   CHECK(decoded < 1e-5);
+}
+
+TEST_CASE("queries of a group score as each alone, where the inner codec scores groups") {
+  using coder_type = balanced<codec::higgs<4, 256>, 16>;
+  static_assert(group_code_scorer<coder_type, d> && coder_type::query_group == 4 && !group_code_scorer<balanced<codec::signs<>, 16>, d>);
+  random_numbers random(7);
+  auto const keys = rows_of_shape(random, 96, 0.9, 1), queries = rows_of_shape(random, 80, 0.85, 5);
+  std::vector<std::byte> state;
+  auto const coder = learn(coder_type{}, keys, queries, state);
+  constexpr int lanes = 32;
+  row_bytes const size = coder.bytes(d);
+  std::vector<std::byte> codes(std::size_t(lanes * size.codes)), scales(std::size_t(lanes * size.scales)), tile(codes.size());
+  serial_team t;
+  coder.encode(t, matrix_view<float const, d>{keys.data(), lanes}, row_parts<std::byte>{codes.data(), scales.data(), size.codes, size.scales});
+  for (i64 lane = 0; lane < lanes; ++lane)
+    for (i64 i = 0; i < size.codes; ++i) tile[std::size_t(i * lanes + lane)] = codes[std::size_t(lane * size.codes + i)];
+  for (int const count : {1, 2, 3, 4}) {
+    std::vector<std::byte> together(std::size_t(count * coder.query_bytes(d))), alone(std::size_t(coder.query_bytes(d)));
+    std::vector<float> scores(std::size_t(count * lanes)), one(lanes);
+    coder.template prepare_group<d>(t, matrix_view<float const, d>{queries.data(), count}, together.data());
+    coder.template score_group<d>(t, together.data(), count, tile.data(), scales.data(), lanes, matrix_view<float>{scores.data(), count, lanes, lanes});
+    for (int q = 0; q < count; ++q) {
+      coder.template prepare_query<d>(t, queries.data() + q * d, alone.data());
+      coder.template score_codes<d>(t, alone.data(), tile.data(), scales.data(), lanes, one.data());
+      REQUIRE(std::vector<float>(scores.begin() + q * lanes, scores.begin() + (q + 1) * lanes) == one);
+    }
+  }
 }
 
 TEST_CASE("rows and queries have the same second moments in balanced coordinates, one for each axis, descending") {

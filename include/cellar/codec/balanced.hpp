@@ -136,6 +136,25 @@ struct balanced {
   CELLAR_HD void score_codes(Team& t, std::byte const* prepared, std::byte const* codes, std::byte const* scales, int lanes, float* scores) const {
     Base{}.template score_codes<int(rank(D))>(t, prepared, codes, scales, lanes, scores);
   }
+  static constexpr int query_group = [] {
+    if constexpr (requires { Base::query_group; })
+      return Base::query_group;
+    else
+      return 1;
+  }();
+  template <int D, team Team>
+  requires group_code_scorer<Base, int(rank(D))> CELLAR_HD void prepare_group(Team& t, matrix_view<float const, D> queries, std::byte* prepared) const {
+    constexpr int W = int(rank(D));
+    float y[query_group * W];
+    for (i64 g = 0; g < queries.rows; ++g)
+      for (int i = 0; i < W; ++i) y[g * W + i] = product<D>(maps + (W + i) * D, queries.row(g));
+    Base{}.template prepare_group<W>(t, matrix_view<float const, W>{y, queries.rows}, prepared);
+  }
+  template <int D, team Team>
+  requires group_code_scorer<Base, int(rank(D))> CELLAR_HD void score_group(Team& t, std::byte const* prepared, int count, std::byte const* codes,
+                                                                            std::byte const* scales, int lanes, matrix_view<float> scores) const {
+    Base{}.template score_group<int(rank(D))>(t, prepared, count, codes, scales, lanes, scores);
+  }
 
  private:
   template <int D>
