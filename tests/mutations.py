@@ -183,7 +183,7 @@ MUTATIONS = [
     ("operation/score_points.hpp", "return g < 4 ? high : from_float<f16>(x - to_float(high));", "return high;", "cuda/emulated_yakv_test.cpp"),
     ("operation/score_planes.hpp", "value += is_upper ? n : 0;", "value += is_upper ? 0 : n;", "cuda/emulated_blocks_test.cpp"),
     ("operation/attend_span.hpp", "totals[r] = totals[r] * shrink + sum;", "totals[r] = totals[r] + sum;", "emulator/bodies_test.cpp"),
-    ("operation/attend_span.hpp", "outliers[below] == block ? -1 : from.position", "outliers[below] == block ? from.position(0) : from.position", "cuda/emulated_learnt_test.cpp"),
+    ("operation/attend_span.hpp", "outliers[below] == block ? -1 : from.position", "outliers[below] == block ? from.position(0) : from.position", "emulator/bodies_test.cpp"),
     ("operation/attend_span.hpp", "weights[token * Rows + r] = x;\n        sum += x;", "weights[token * Rows + r] = x;", "cuda/emulated_exact_test.cpp"),
     ("operation/attend_span.hpp", "t.sync();  // before the next chunk's places are written over these; within the loop other barriers see to that\n", "", "emulator/bodies_test.cpp"),
     ("operation/append.hpp", "bool const is_staged = S::layout::is_run_contiguous && kept == 0;", "bool const is_staged = S::layout::is_run_contiguous;", "cuda/emulated_learnt_test.cpp"),
