@@ -26,6 +26,7 @@ TABLES = [
     ("score", "Scoring summaries", "of_probe", ["ms", "probe_GB/s"], [("256 points", 0.20), ("16 points", 0.50), ("", 0.80)]),
     ("top_k", "Exact top-k, against nth_element and sort", "speed_up", ["ms"], [("131072", 7.0)]),
     ("seal", "Sealing a prompt (4096 tokens)", "of_probe", ["readings", "us_a_token"], [("", 0.25)]),
+    ("thread_pool", "Runs of short items on the pool, against one thread", "speed_up", ["ms"], []),
     ("sparse_step", "A sparse step of 2048 tokens, against own dense attention in bf16", "speed_up",
      ["bound", "of_bound", "ms", "score_ms", "select_ms", "fetch_ms", "attend_ms"], []),
 ]

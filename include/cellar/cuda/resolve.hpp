@@ -269,13 +269,14 @@ class run_pools {
   typename On::template buffer<std::int32_t> words_;
   typename On::template buffer<unsigned long long> counted_;
   typename On::template buffer<resident_runs> resident_;
+  // What prefetch was asked for last.
   struct {
     typename On::template buffer<logical_block> ids;
     typename On::template buffer<i64> counts;
     typename On::template buffer<std::int32_t> words;
     typename On::template buffer<resident_runs> resident;
     typename On::template buffer<sequence_step> steps;
-  } named_;                                                                     // what prefetch was asked for last
+  } named_;
   static constexpr i64 steps_at_once = operation::keeps_selections<S> ? 2 : 1;  // one that is attended, one that is selected ahead
   detail::resolved found_[steps_at_once];
   int layers_ = 0;
