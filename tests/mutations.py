@@ -339,8 +339,6 @@ def attempt(scratch, number, mutation):
     copytree(ROOT / "include", include)
     target = include / "cellar" / file
     text = target.read_text()
-    if text.count(before) != 1:
-        return f"the text stands there {text.count(before)} times"
     target.write_text(text.replace(before, after))
     program = scratch / f"test_{number}"
     objects = [scratch / "main.o"] + ([scratch / "emulator.o"] if source.startswith(("emulator/", "cuda/")) else [])
