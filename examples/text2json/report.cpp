@@ -161,23 +161,26 @@ bool gnuplot(std::string const& script) {
 }
 
 bool draw_plot(report const& r, std::filesystem::path const& svg) {
-  std::string script = "set terminal svg size 900,600 background rgb 'white'\nset output " + in_quotes(svg.string()) +
-                       "\nset logscale x 2\nset yrange [0:1.05]\nset grid\nunset key\n";
-  script += "set offsets graph 0.05, graph 0.2, 0, 0\n";
+  std::vector<scheme_summary const*> best;  // first, as the key names them
+  for (scheme_summary const& s : r.schemes)
+    if (!std::isnan(s.lookup_accuracy.mean)) best.push_back(&s);
+  if (best.empty()) return false;
+  std::stable_sort(best.begin(), best.end(), [](auto const* a, auto const* b) { return a->lookup_accuracy.mean > b->lookup_accuracy.mean; });
+  std::string script = "set terminal svg size 1000," + std::to_string(std::max<std::size_t>(600, 100 + 18 * best.size())) +
+                       " background rgb 'white'\nset output " + in_quotes(svg.string()) +
+                       "\nset logscale x 2\nset yrange [0:1.05]\nset grid\nset key outside\nset offsets graph 0.05, graph 0.05, 0, 0\n";
   script += "set xlabel 'near bytes per token and layer: summary, sinks, window and generated tokens'\n";
   script += "set ylabel 'lookup accuracy, 95 % interval'\nset title " +
-            in_quotes(r.task + ", " + std::to_string(r.documents) + " documents, budget " + number(100 * r.budget, 3) + " % of the prompt") + " noenhanced\n";
-  script += "plot '-' using 1:2:3:4 with yerrorbars pt 7 lw 2, '-' using 1:2:3 with labels left offset 1,0.5 noenhanced\n";
-  std::string bars, labels;
-  for (scheme_summary const& s : r.schemes) {
-    estimate const& e = s.lookup_accuracy;
-    if (std::isnan(e.mean)) continue;
-    std::string const x = number(std::max(1.0, s.near_bytes()), 3);
-    bars += x + " " + number(e.mean, 5) + " " + number(e.low, 5) + " " + number(e.high, 5) + "\n";
-    labels += x + " " + number(e.mean, 5) + " " + s.name + "\n";
+            in_quotes(r.task + ", " + std::to_string(r.documents) + " documents, budget " + number(100 * r.budget, 3) + " % of the prompt") +
+            " noenhanced\nplot ";
+  std::string points;
+  for (std::size_t i = 0; i < best.size(); ++i) {  // colours repeat after eight, points do not
+    script += std::string(i > 0 ? ", " : "") + "'-' using 1:2:3:4 with yerrorbars lw 1.5 pt " + std::to_string(i + 1) + " title " + in_quotes(best[i]->name) +
+              " noenhanced";
+    estimate const& e = best[i]->lookup_accuracy;
+    points += number(std::max(1.0, best[i]->near_bytes()), 3) + " " + number(e.mean, 5) + " " + number(e.low, 5) + " " + number(e.high, 5) + "\ne\n";
   }
-  if (bars.empty()) return false;
-  return gnuplot(script + bars + "e\n" + labels + "e\n");
+  return gnuplot(script + "\n" + points);
 }
 
 }  // namespace text2json
