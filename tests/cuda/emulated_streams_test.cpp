@@ -183,13 +183,14 @@ TEST_CASE("runs brought ahead on another stream change no output, in any order t
     REQUIRE(prefetched(device(), device(), what, true, &serial) == expected);
     CHECK(serial.first + serial.second == counts[0].first + counts[0].second + 6 * 2 * 4);  // each of the named, whether it was there or not
     int differing = 0;
-    for (std::uint64_t seed = 1; seed <= 3; ++seed) {
+    for (std::uint64_t seed = 1; seed <= (is_sanitized ? 1 : 3); ++seed) {
       std::pair<i64, i64> late;
       emulator::streams two(2, seed);
       device const on(emulator::shuffled(1), &two, 0);
       REQUIRE(prefetched(on, on.on_stream(1), what, true, &late) == expected);
       CHECK(late == serial);
     }
+    if (is_sanitized) continue;
     for (std::uint64_t seed = 1; seed <= 40 && differing == 0; ++seed) {
       emulator::streams two(2, seed);
       device const on(emulator::shuffled(1), &two, 0);
