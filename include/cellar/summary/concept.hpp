@@ -222,15 +222,4 @@ concept key_map = trained<M> && std::is_trivially_copyable_v<M> && requires(M co
   { m.largest(most) } -> std::same_as<float>;
 };
 
-namespace detail {
-
-/// A map that says so.
-template <class Map>
-inline constexpr bool is_shift = false;
-template <class Map>
-  requires requires { Map::is_shift; }
-inline constexpr bool is_shift<Map> = Map::is_shift;
-
-}  // namespace detail
-
 }  // namespace cellar

@@ -12,7 +12,7 @@ namespace cellar::inline CELLAR_ABI::summary {
 /// Bytes   Summary's, of Map::width(head_dim) channels
 template <class Map, class Summary>
 struct mapped {
-  static constexpr bool is_upper_bound = cellar::detail::is_shift<Map> && covering_summary<Summary>;
+  static constexpr bool is_upper_bound = covering_summary<Summary> && requires { requires Map::is_shift; };
   static constexpr int tile_blocks = Summary::tile_blocks;
   static_assert(!trained<Summary> && !positional<Summary> && !rotary_aware<Summary> && scope_of<Summary> == scope::one_head,
                 "mapped: the summary of mapped keys must not learn, nor know positions, nor be of all heads");
